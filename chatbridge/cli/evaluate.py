@@ -32,6 +32,7 @@ from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.drawing import Artist
 from chatbridge.runners.run_folder import RESOLVED
+from chatbridge.tasks import Task
 from chatbridge.tasks.evaluator import METRICS, Evaluator
 from chatbridge.tasks.modality_report import may_report
 from chatbridge.tasks.partial_answers import state
@@ -118,12 +119,14 @@ def answers_made_with(config: Evaluation, model: ModelConfig) -> dict[str, Any]:
 def plan(config: Evaluation, data: RunData, gpu_id: int | None) -> str:
     """Parameters, checkpoint, tasks, receipt and results folder of an evaluation. raises ConfigError as `plan_chat`"""
     planned = planned_chat(config, gpu_id)
-    tasks = [
-        f"  {name}: {len(task.dataset):,} questions{', and a modality report' if may_report(task) else ''}"
-        for name, task in data.tasks.items()
-    ]
+    tasks = [_task_line(name, task) for name, task in data.tasks.items()]
     lines = [planned.text, "", "tasks", *tasks, "", f"results go to {config.run.output_dir}"]
     if commands := commands_text(commands_of(data.datasets)):
         return "\n".join([*lines, "", commands])  # which --check does not run, so nothing is read from the data
     receipt = planned_receipt(config, planned.model, data.tasks, planned.layout, ranks.device_of(config.run.device))
     return "\n".join([*lines, "", "receipt", *(f"  {line}" for line in summary(receipt))])
+
+
+def _task_line(name: str, task: Task) -> str:
+    scored = f"scored by {', '.join(task.metrics)}" if task.metrics else "not scored"
+    return f"  {name}: {len(task.dataset):,} questions, {scored}{', and a modality report' if may_report(task) else ''}"

@@ -164,7 +164,12 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
 def score_in_place(task: Task, folder: Path) -> dict[str, Any]:
     """Score the predictions of a task in its folder again, and write scores_<task>.json; the entry of metrics.json."""
     path = predictions_path(folder, task.name)
-    scored = task.scored(read_rows(path), folder)
+    rows = read_rows(path)
+    try:
+        scored = task.scored(rows, folder)
+    except DataError as error:
+        hint = f"the answers are kept: `chatbridge score {folder} --task {task.name} --metrics ...` scores them"
+        raise DataError(f"{path}: {error}; {hint}") from None
     results = task.results(scored)
     if (table := modality_results(task, scored, folder)) is not None:
         results["modalities"] = table

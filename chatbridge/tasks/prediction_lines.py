@@ -160,8 +160,9 @@ def _checked_fields(place: str, row: dict[str, Any]) -> Prediction:
 
 def _row(place: str, row: dict[str, Any]) -> Prediction:
     row = as_prediction(row)
-    if row.get("problem") is not None:
-        row = {"prediction": "", **row, "problem": str(row["problem"])}
+    if "problem" in row:  # ours have no prediction; a field of this name beside one belongs to somebody else's file
+        is_ours = row["problem"] is not None and not row.get("prediction")
+        row = {"prediction": "", **row, "problem": str(row["problem"]) if is_ours else None}
     if not isinstance(row.get("prediction"), str):
         got = f"is {row['prediction']!r}" if "prediction" in row else f"is missing among {some(list(row), 5)}"
         raise DataError(f"{place}: `prediction` {got}; expected a text. {FORM}")

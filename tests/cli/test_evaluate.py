@@ -81,7 +81,8 @@ def _check_modality_report(folder: Path, table: dict[str, Any], found: dict[str,
 def test_two_ranks_write_what_one_writes(world, tmp_path):
     """fails when predictions are lost between ranks, or a result or receipt depends on ranks or batch sizes"""
     config = evaluation(world, tmp_path / "one")
-    config["evaluation"]["tasks"] = {"image_qa": config["evaluation"]["tasks"]["image_qa"]}
+    metrics = {"bleu": {"max_n": 2}, "exact_match": None}
+    config["evaluation"]["tasks"] = {"image_qa": {**config["evaluation"]["tasks"]["image_qa"], "metrics": metrics}}
     path = write_yaml(tmp_path / "eval.yaml", config)
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
     command = ["-m", "chatbridge", "evaluate", "--cfg-path", str(path)]
@@ -89,7 +90,8 @@ def test_two_ranks_write_what_one_writes(world, tmp_path):
     done = run_ranks([*command, "--options", *other])
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "two") == results(tmp_path / "one")
-    assert len(results(tmp_path / "one")) == 3
+    found = json.loads(results(tmp_path / "one")["scores_image_qa.json"])
+    assert found["headline"] == "bleu_2" and set(found["per_item"]) == {"bleu_2", "bleu_1", "exact_match"}
     one, two = (json.loads((tmp_path / name / "receipt.json").read_text()) for name in ("one", "two"))
     assert one["tasks"] == two["tasks"] and two["environment"]["processes"] == 2
 
@@ -97,8 +99,8 @@ def test_two_ranks_write_what_one_writes(world, tmp_path):
 def test_check_prints_the_plan(world, tmp_path, capsys):
     """fails when --check answers questions, or omits their number"""
     path = write_yaml(tmp_path / "eval.yaml", evaluation(world, tmp_path / "eval"))
-    assert commands.main(["evaluate", "--cfg-path", str(path), "--check"]) == 0
-    assert "joint_qa: 6 questions" in capsys.readouterr().out
+    assert commands.main(["evaluate", str(path), "--check"]) == 0
+    assert "joint_qa: 6 questions, scored by exact_match" in capsys.readouterr().out
     assert not (tmp_path / "eval").exists()
 
 

@@ -49,6 +49,13 @@ def test_any_file_of_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "predictions without text: 1 of 3" in capsys.readouterr().out
 
 
+def test_a_problem_that_is_the_text_of_an_exercise(tmp_path: Path):
+    """fails when a field of somebody else's file, `problem`, marks every answer as unreadable"""
+    theirs = [{"id": "a", "problem": "What is 1 + 1?", "prediction": "2", "references": ["2"]}]
+    found = scored(lines(tmp_path / "math.jsonl", theirs), "--metrics", "exact_match")
+    assert found["scores"] == {"exact_match": 1.0} and found["unreadable"] == {}
+
+
 def test_lines_of_earlier_versions(tmp_path: Path):
     """fails when the answers of an earlier version cannot be scored"""
     older = [{"index": 0, "id": "a", "question": "?", "answer": "red", "references": ["red"], "scores": {"x": 0.0}}]
