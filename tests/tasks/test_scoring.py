@@ -229,6 +229,9 @@ def test_every_metric_keeps_the_contract(name: str):
         np.testing.assert_allclose(score.per_item, again[name_].per_item[::-1], equal_nan=True)
     readable = Scored.of({name: metric}, items[:-1])
     headline = metric.names[0]
+    lost = Item("lost", "", (), {**DETAILS, "base": "lost", "image": "lost.jpg"}, {}, "no file")  # nor its annotation
+    worst = metric.scores([*items, lost])[0].per_item[-2:]
+    assert np.array_equal(worst[:1], worst[1:], equal_nan=True)
     if readable.values.get(headline) and scores[headline].higher_is_better:
         assert Scored.of({name: metric}, items).values[headline] < readable.values[headline]
 

@@ -106,13 +106,16 @@ class Captions:
 
 
 def captions_of(items: Sequence[Item]) -> Captions:
-    """Tokenized predictions and references. An item with a problem has an empty prediction.
+    """Tokenized predictions and references. An item with a problem has an empty prediction, and an empty reference if
+    its annotation could not be read either.
 
-    raises   DataError that names the items without references, or whose references contain no word
+    raises   DataError that names the readable items without references, or whose references contain no word
     """
-    texts = tuple(("" if item.problem else item.prediction, item.references) for item in items)
+    texts = tuple(
+        ("", item.references or ("",)) if item.problem else (item.prediction, item.references) for item in items
+    )
     captions = _tokenized(texts)
-    pairs = list(zip(items, captions.references, strict=True))
+    pairs = [(item, found) for item, found in zip(items, captions.references, strict=True) if not item.problem]
     _refuse([item.id for item, found in pairs if not found], "no reference")
     _refuse([item.id for item, found in pairs if not any(found)], "references without a single word")
     return captions
