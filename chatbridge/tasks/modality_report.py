@@ -108,7 +108,7 @@ def modality_results(task: Task, scored: Scored, folder: Path) -> dict[str, Any]
             continue
         kind, _, modality = name.partition("_")
         asked.append(Asked(Condition(cast(Kind, kind), modality, indices), rows, found))
-    fields = task.config.resample_by
+    fields = task.config.resampled_together
     groups = [tuple(group_of(item, field) for field in fields) for item in scored.items] if fields else None
     return modality_table(asked, left_out, groups, task.config.group_by)
 
