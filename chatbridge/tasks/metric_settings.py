@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
@@ -73,6 +74,12 @@ def score_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(name for metric in built_metrics(settings).values() for name in metric.names)
     except ConfigError:
         return ()
+
+
+@cache
+def all_score_names() -> frozenset[str]:
+    """The names of the scores of every metric that is complete without settings."""
+    return frozenset(name for metric in METRICS.names() for name in score_names({metric: {}}))
 
 
 def _place(name: str, path: str) -> str:

@@ -13,7 +13,7 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.datasets.builders import BUILDERS, Dataset
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.base import MOST_SEED, LengthPenalty, NumBeams, Penalty, Temperature
-from chatbridge.tasks.metric_settings import metric_problems, named_settings, score_names
+from chatbridge.tasks.metric_settings import all_score_names, metric_problems, named_settings, score_names
 from chatbridge.tasks.several_prompts import ITEM, prompt_problems
 from chatbridge.tasks.submissions import SubmissionFormat, submission_problem
 
@@ -130,10 +130,10 @@ class TaskConfig:
         yield from self._published_problems()
 
     def _published_problems(self) -> Iterator[Problem]:
-        """Published scores that no score of the task corresponds to."""
+        """Published scores that no score corresponds to; one of a metric that the task leaves out is not shown."""
         names = (*score_names(self.metric_settings), *self.totals)
         for number, one in enumerate(self.report.published):
-            if names and one.metric not in names:
+            if names and one.metric not in names and one.metric not in all_score_names():
                 message = f"the metrics of this task give no score named {one.metric!r}"
                 guess = nearest(one.metric, names)
                 yield Problem(f"report.published.{number}.metric", message, allowed=names, nearest=guess)

@@ -129,3 +129,11 @@ def test_unreadable_images_stay_in_every_denominator(tmp_path: Path, monkeypatch
     assert "a server wants all" not in caplog.text
     tasks_of("gqa", limit=1)["gqa"].write([], tmp_path)
     assert "(dataset.limit: 1); a server wants all of them" in caplog.text
+
+
+def test_other_metrics_of_a_shipped_task_need_no_other_published_scores(data: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a user who scores a set with another metric must also remove its published scores"""
+    monkeypatch.chdir(data)
+    node = load(ROOT / "configs/tasks/gqa.yaml")[0]["evaluation"]["tasks"]["gqa"]
+    found = parse(EvaluationConfig, {"tasks": {"gqa": {**node, "metrics": ["exact_match"]}}}).tasks["gqa"].config
+    assert len(found.report.published) == 2 and list(found.metric_settings) == ["exact_match"]
