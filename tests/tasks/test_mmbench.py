@@ -133,6 +133,7 @@ def test_a_damaged_image_counts_as_incorrect(tmp_path: Path):
     given = ScriptedModel(lambda text: "A").predictions(mmbench)
     problems = [row.get("problem") for row in given]
     assert [problem is None for problem in problems] == [True, False, False, False, False, True, True]
+    assert [row["references"] for row in given] == [["A"]] * 7
     assert "is not base64" in str(problems[1]) and "is empty" in str(problems[2]) and "image" in str(problems[3])
     found = results_of(mmbench, given)
     assert (found["count"], found["unreadable"]) == (7, 4)

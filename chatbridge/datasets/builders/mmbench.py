@@ -84,6 +84,10 @@ class MMBench(QuestionGroups):
         found = self._packed[self._stored(index)]
         return {key: value for key, value in found.items() if key != "image"}
 
+    def references(self, index: int) -> tuple[str, ...]:
+        answer = self._packed[self._stored(index)]["answer"]
+        return (answer,) if answer else ()
+
     def record(self, index: int, rng: np.random.Generator) -> Record:
         found = self._packed[self._stored(index)]
         listed = "\n".join(f"{letter}. {text}" for letter, text in found["options"].items())
@@ -91,7 +95,7 @@ class MMBench(QuestionGroups):
         turn = asked(self.config.prompt, Media("image", self._image(*found["image"])), fields)
         answer = found["answer"] or None
         messages = answered(answer, *turn.parts)
-        return Record(str(found["index"]), messages, (answer,) if answer else (), self.details(index))
+        return Record(str(found["index"]), messages, self.references(index), self.details(index))
 
     def _image(self, start: int, length: int) -> bytes:
         """The bytes of the image file in the row at these bytes. raises MediaError"""

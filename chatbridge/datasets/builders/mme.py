@@ -76,6 +76,9 @@ class MME(QuestionGroups):
         subject, file, answer, question, _ = self._question(index)
         return {"subject": subject, "image": Path(file).name, "asked": question, "answer": answer}
 
+    def references(self, index: int) -> tuple[str, ...]:
+        return (self._question(index)[2],)
+
     def record(self, index: int, rng: np.random.Generator) -> Record:
         _, file, answer, question, _ = self._question(index)
         path = self.config.folder / file
