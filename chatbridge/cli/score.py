@@ -118,7 +118,9 @@ def table(content: Mapping[str, Any]) -> str:
         lines.append(f"{name:<28}{shown(value, unit):>8}{between}  of {content['measured'][name]:,}")
     counted = {**{f"unreadable: {reason}": count for reason, count in content["unreadable"].items()},
                **content["answers"], **content["notes"]}  # fmt: skip
-    return "\n".join([*lines, *(f"{name}: {count:,} of {content['count']:,}" for name, count in counted.items())])
+    lines += [f"{name}: {count:,} of {content['count']:,}" for name, count in counted.items()]
+    lines += [f"{name}: no score, since no line has what it needs" for name in content["without_score"]]
+    return "\n".join(lines)
 
 
 def _task_of(path: Path, args: argparse.Namespace) -> Task:
@@ -127,7 +129,7 @@ def _task_of(path: Path, args: argparse.Namespace) -> Task:
     name = args.task or path.stem.removeprefix("predictions_")
     if args.task is not None and args.task not in nodes:
         raise ConfigError([_no_task(args.task, nodes, path.parent)])
-    if node := nodes.get(name):
+    if node := nodes.get(name) or nodes.get(name.rpartition(".")[0]):  # of a condition: predictions_qa.without_audio
         return _with_metrics(task_for_scoring(name, node), args)
     if not args.metrics:
         hint = f"for example --metrics cider,bleu,rouge_l; there are: {', '.join(METRIC_PARTS.names())}"
@@ -156,13 +158,19 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
         if not sign or not dot or name not in found:
             message = f"expected METRIC.SETTING=VALUE of a metric in --metrics, got {option!r}"
             raise ConfigError([Problem("--options", message, allowed=tuple(found), nearest=nearest(name, found))])
-        found[name][setting] = yaml.safe_load(value)
+        try:
+            found[name][setting] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError([Problem("--options", f"the value of {option!r} is not readable as YAML")]) from None
     return found
 
 
 def _nodes(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Task -> its settings, of a run folder; {} for another folder."""
-    return read_task_nodes(folder / RESOLVED) if (folder / RESOLVED).is_file() else {}
+    """Task -> its settings, of the folder of an evaluation, also of one during a training; {} for another folder."""
+    for run in (folder, folder.absolute().parents[1] if folder.absolute().parent.name == "evaluation" else folder):
+        if (run / RESOLVED).is_file():
+            return read_task_nodes(run / RESOLVED)
+    return {}
 
 
 def _no_task(name: str, names: Collection[str], folder: Path) -> Problem:
@@ -172,9 +180,13 @@ def _no_task(name: str, names: Collection[str], folder: Path) -> Problem:
 
 def _check_measured(path: Path, task: Task, scored: Scored) -> None:
     """raises DataError where the file gives no score at all"""
-    if task.metrics and not scored.values:
-        hint = "add them to the lines, or name a file of them with --references FILE"
-        raise DataError(f"{path}: no line has references, so {', '.join(task.metrics)} cannot score it; {hint}")
+    if not task.metrics or scored.values:
+        return
+    names = ", ".join(task.metrics)
+    if any(item.references for item in scored.items):
+        raise DataError(f"{path}: no line has what {names} needs; choose another metric, or correct its settings")
+    hint = "add them to the lines, or name a file of them with --references FILE"
+    raise DataError(f"{path}: no line has references, so {names} cannot score it; {hint}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -71,6 +71,11 @@ class Scored:
             found |= metric.counts([self.items[at] for at in _kept(metric, self.items)])
         return found
 
+    @property
+    def without_score(self) -> list[str]:
+        """The metrics that give no score, because no item has what they need."""
+        return [name for name, one in self.metrics.items() if not self.values.keys() & set(one.names)]
+
     @cached_property
     def unreadable(self) -> dict[str, int]:
         """Reason -> how many items have no answer because of it, the most frequent first."""
@@ -197,15 +202,16 @@ def _reason(problem: str) -> str:
 def scores_content(scored: Scored, intervals: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a file of scores.
 
-    headline    name of the first score
-    scores      name -> value
-    per_item    name -> id -> value
-    intervals   name -> [low, high]
-    score_info  name -> its unit, and whether higher is better
-    count       items, the unreadable ones included
-    measured    name -> how many items have the score
-    unreadable  reason -> how many items have no answer because of it
-    notes       what may be a mistake in the file -> how many items: empty answers, references without words
+    headline       name of the first score
+    scores         name -> value
+    per_item       name -> id -> value
+    intervals      name -> [low, high]
+    score_info     name -> its unit, and whether higher is better
+    count          items, the unreadable ones included
+    measured       name -> how many items have the score
+    unreadable     reason -> how many items have no answer because of it
+    notes          what may be a mistake in the file -> how many items: empty answers, references without words
+    without_score  the metrics that give none
     """
     info = {
         name: {"unit": one.unit, "higher_is_better": one.higher_is_better}
@@ -223,6 +229,7 @@ def scores_content(scored: Scored, intervals: Mapping[str, Any]) -> dict[str, An
         "unreadable": scored.unreadable,
         "answers": scored.counts,
         "notes": scored.notes,
+        "without_score": scored.without_score,
     }
 
 

@@ -111,6 +111,11 @@ def test_metrics_that_are_not_there_or_do_not_fit(tmp_path: Path):
     assert error.value.problems[0].path == "--metrics.exact_match.case"
     with pytest.raises(ConfigError, match="both give a score named accuracy"):
         score(path, "--metrics", "mme,mmbench")
+    with pytest.raises(ConfigError, match="is not readable as YAML"):
+        score(path, "--metrics", "names_all", "--options", "names_all.must_name={")
+    with pytest.raises(DataError, match="no line has what names_all needs"):
+        score(path, "--metrics", "names_all")
+    assert scored(path, "--metrics", "names_all", "exact_match")["without_score"] == ["names_all"]
     bare = lines(tmp_path / "b.jsonl", [{"id": "a", "prediction": "x"}])
     with pytest.raises(DataError, match="no line has references.*--references FILE"):
         score(bare, "--metrics", "exact_match")
@@ -175,6 +180,16 @@ def test_an_evaluation_gets_other_metrics(folder: Path):
     with pytest.raises(ConfigError, match="no predictions of a task named 'qaa'") as error:
         score(folder, "--task", "qaa")
     assert error.value.problems[0].nearest == "qa"
+
+
+def test_an_evaluation_during_a_training(folder: Path, tmp_path: Path):
+    """fails when the predictions of a step of a training cannot be scored again"""
+    step = tmp_path / "evaluation/step_000002"
+    step.mkdir(parents=True)
+    for path in folder.glob("predictions_*"):
+        path.rename(step / path.name)
+    score(step)
+    assert json.loads((step / "metrics.json").read_text())["qa"]["exact_match"] == 1 / 3
 
 
 def test_a_folder_without_evaluation(tmp_path: Path):
