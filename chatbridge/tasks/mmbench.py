@@ -14,6 +14,7 @@ from typing import Any
 from chatbridge.common.errors import Problem
 from chatbridge.common.extras import how_to_install
 from chatbridge.tasks.base import TASKS, Prediction, Task, TaskConfig
+from chatbridge.tasks.metrics.shared import prompt_number
 from chatbridge.tasks.mmbench_submission import EXCEL, write_submission
 
 OF_COPY, SHARED = "rotated_accuracy", "circular_accuracy"
@@ -50,5 +51,5 @@ class MMBench(Task):
         if not self.config.submission:
             return others
         path = folder / f"submission_{self.name}.xlsx"
-        write_submission(path, rows)
+        write_submission(path, [row for row in rows if prompt_number(row["details"]) == 1])
         return [path, *others]

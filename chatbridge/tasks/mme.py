@@ -18,6 +18,7 @@ from chatbridge.common.errors import Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.datasets.formats.mme import COGNITION, PERCEPTION, SUBJECTS
 from chatbridge.tasks.base import TASKS, Prediction, Task, TaskConfig
+from chatbridge.tasks.metrics.shared import prompt_number
 from chatbridge.tasks.metrics.yes_no import one_line
 from chatbridge.tasks.scoring import Scored
 
@@ -68,8 +69,9 @@ class MME(Task):
 
     def write(self, rows: Sequence[Prediction], folder: Path) -> list[Path]:
         place = folder / f"mme_{self.name}"
+        first = [row for row in rows if prompt_number(row["details"]) == 1]
         for name in SUBJECTS:
-            if chosen := _about(name, rows):
+            if chosen := _about(name, first):
                 replace_text(place / f"{name}.txt", "".join(map(_line, chosen)))
         return [place, *super().write(rows, folder)]
 

@@ -17,6 +17,7 @@ import numpy as np
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.conversation.messages import Conversation, Media
 from chatbridge.datasets.builders import Dataset, Record
+from chatbridge.tasks.metrics.shared import prompt_number
 from chatbridge.tasks.scoring import Scored
 
 ITEM, PROMPT = "item", "prompt"  # in details
@@ -130,7 +131,7 @@ def by_prompt(scored: Scored, prompts: Sequence[str]) -> dict[str, Any]:
              `high`; a score that some prompt does not have is left out
     """
     parts = [
-        scored.part(lambda item, number=number: item.details.get(PROMPT) == number).values
+        scored.part(lambda item, number=number: prompt_number(item.details) == number).values
         for number in range(1, len(prompts) + 1)
     ]
     shared = [name for name in scored.values if all(name in part for part in parts)]

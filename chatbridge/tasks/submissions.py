@@ -30,6 +30,7 @@ from chatbridge.config.schema import Choice
 from chatbridge.datasets.builders import Dataset
 from chatbridge.tasks.metrics.choice import chosen_option
 from chatbridge.tasks.metrics.gqa_accuracy import plain_answer
+from chatbridge.tasks.metrics.shared import prompt_number
 
 Row = Mapping[str, Any]
 OF_OPTIONS = ("aokvqa_choice", "scienceqa")
@@ -56,7 +57,7 @@ def submission_problem(form: SubmissionFormat, dataset: Choice[Dataset]) -> Prob
 
 def is_first(row: Row) -> bool:
     """Whether a prediction is of a question as it is in the file: options not rotated, with the first prompt."""
-    return not row["details"].get("copy") and row["details"].get("prompt", 1) == 1
+    return not row["details"].get("copy") and prompt_number(row["details"]) == 1
 
 
 def _answer(row: Row) -> str:

@@ -141,3 +141,17 @@ def test_another_data_set_is_refused(folder: Path):
     node = {"name": "mme", "dataset": {"name": "records", "file": str(folder)}}
     with pytest.raises(ConfigError, match="takes the data set 'mme'"):
         parse(EvaluationConfig, {"tasks": {"mme": node}})
+
+
+def test_several_prompts_are_scored_apart(folder: Path, tmp_path: Path) -> None:
+    """fails when an image needs correct answers with every prompt, or the official tool gets questions twice"""
+    node = {"name": "mme", "dataset": {"name": "mme", "folder": str(folder)},
+            "prompts": ["<image> <QUESTION>", "<image> Well: <QUESTION>"]}  # fmt: skip
+    choice: Any = parse(EvaluationConfig, {"tasks": {"mme": node}}).tasks["mme"]
+    asked = choice.part(choice.config, "mme")
+    rows = ScriptedModel(lambda text: "Yes" if "Well" in text or "here" in text else "No").predictions(asked)
+    results = asked.results(asked.scored(rows))
+    each = results["prompts"]["scores"]["accuracy_plus"]["each"]
+    assert each == [1.0, 0.0] and results["accuracy_plus"] == 0.5
+    asked.write(rows, tmp_path)
+    assert official(tmp_path / "mme_mme")["count"] == (1.0, 1.0, 200.0)

@@ -64,9 +64,10 @@ def test_a_question_that_is_asked_several_times_counts_once(tmp_path: Path):
     options = {"A": "tea", "B": "coffee"}
     rows = [
         row("1", "B", options=options, copy=0), row("1+1", "A", options=options, copy=1),
-        row("2", "A", options=options, copy=0, prompt=1), row("2@2", "B", options=options, copy=0, prompt=2),
+        row("2", "A", options=options, copy=0, prompt=1, item="2"),
+        row("2@2", "B", options=options, copy=0, prompt=2, item="2"), row("3", "A", options=options, prompt=7),
     ]  # fmt: skip
-    assert written(tmp_path, "scienceqa", *rows)["results"] == {"1": 1, "2": 0}
+    assert written(tmp_path, "scienceqa", *rows)["results"] == {"1": 1, "2": 0, "3": 0}
 
 
 @pytest.mark.parametrize("form, message", [("scienceqa", "needs questions with options"), ("vizwiz", "format: vizwiz")])

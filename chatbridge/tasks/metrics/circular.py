@@ -17,6 +17,7 @@ from chatbridge.common.errors import DataError
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, mean_score
 from chatbridge.tasks.metrics.choice_letter import letter_correct
 from chatbridge.tasks.metrics.choice_likelihood import By, likelihood_correct
+from chatbridge.tasks.metrics.shared import all_correct, prompt_number
 
 Of = Literal["choice_letter", "choice_likelihood", "choice_likelihood_normalised"]
 SUFFIX = {
@@ -42,11 +43,11 @@ class Circular(Metric):
         return tuple(f"{name}{SUFFIX[of]}" for of in self.config.of for name in ("circular", "unrotated"))
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
-        groups = _groups(items)
+        questions = _questions(items)
         found: list[Score] = []
         for of in self.config.of:
             correct = self._correct(of, items)
-            all_of = _of_groups(groups, correct)
+            all_of = all_correct(correct, questions)
             first = [value if _copy(item) == 0 else None for item, value in zip(items, correct, strict=True)]
             found += [mean_score(f"circular{SUFFIX[of]}", all_of), mean_score(f"unrotated{SUFFIX[of]}", first)]
         return found
@@ -57,8 +58,9 @@ class Circular(Metric):
         return likelihood_correct(items, self.config.by if of == "choice_likelihood_normalised" else None)
 
 
-def _groups(items: Sequence[Item]) -> list[list[int]]:
-    """The numbers of the items of each question, in order. raises DataError if rotations of a question are missing"""
+def _questions(items: Sequence[Item]) -> list[Hashable]:
+    """The question of every item, with its prompt. raises DataError if rotations of a question are missing"""
+    labels: list[Hashable] = []
     groups: dict[Hashable, list[int]] = {}
     for number, item in enumerate(items):
         base = item.details.get("base")
@@ -67,28 +69,19 @@ def _groups(items: Sequence[Item]) -> list[list[int]]:
                 f"item {item.id!r} has no `base` and `copy` in its details: circular evaluation needs a data set with "
                 "a copy of every question per rotation of its options, as `rotate: true` makes them"
             )
-        groups.setdefault((str(base), item.details.get("prompt")), []).append(number)
-    for (base, _), numbers in groups.items():  # pyright: ignore[reportGeneralTypeIssues]
+        labels.append((str(base), prompt_number(item.details)))
+        groups.setdefault(labels[-1], []).append(number)
+    for numbers in groups.values():
         copies = sorted(_copy(items[number]) for number in numbers)
         first = items[numbers[0]]
         options = first.row.get("options", first.details.get("options", ()))
         if copies != list(range(len(options))):
             raise DataError(
-                f"question {base!r} has the rotations {copies} of {len(options)} options; circular evaluation needs "
-                f"each of 0 to {len(options) - 1} once"
+                f"question {first.details['base']!r} has the rotations {copies} of {len(options)} options; circular "
+                f"evaluation needs each of 0 to {len(options) - 1} once"
             )
-    return list(groups.values())
+    return labels
 
 
 def _copy(item: Item) -> int:
     return int(item.details["copy"])
-
-
-def _of_groups(groups: Sequence[Sequence[int]], correct: Sequence[float | None]) -> list[float | None]:
-    """For every item the lowest value of its question if it is the first one, else None."""
-    found: list[float | None] = [None] * len(correct)
-    for numbers in groups:
-        values = [correct[number] for number in numbers]
-        known = [value for value in values if value is not None]
-        found[numbers[0]] = min(known) if len(known) == len(values) else None
-    return found

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, detail, mean_score
 from chatbridge.tasks.metrics.choice import RULES, Choice, chosen_option
-from chatbridge.tasks.metrics.shared import all_correct
+from chatbridge.tasks.metrics.shared import all_correct, prompt_number
 
 
 @METRICS.register("mmbench")
@@ -35,7 +35,8 @@ class MMBenchScores(Metric):
     def scores(self, items: Sequence[Item]) -> list[Score]:
         right = [_is_right(item) for item in items]
         is_copy = [bool(detail(item, "copy")) for item in items]
-        circular = all_correct(right, [detail(item, "base") for item in items]) if any(is_copy) else [None] * len(items)
+        questions = [(detail(item, "base"), prompt_number(item.details)) for item in items]
+        circular = all_correct(right, questions) if any(is_copy) else [None] * len(items)
         return [
             mean_score("circular_accuracy", circular),
             mean_score("accuracy", [None if copy else one for one, copy in zip(right, is_copy, strict=True)]),

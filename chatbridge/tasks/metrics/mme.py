@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, detail, mean_score
-from chatbridge.tasks.metrics.shared import all_correct
+from chatbridge.tasks.metrics.shared import all_correct, prompt_number
 from chatbridge.tasks.metrics.yes_no import VERDICTS, one_line, yes_or_no
 
 
@@ -31,7 +31,7 @@ class MMEScores(Metric):
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
         right = [float(item.problem is None and verdict(item) == detail(item, "answer").lower()) for item in items]
-        images = [(detail(item, "subject"), detail(item, "image")) for item in items]
+        images = [(detail(item, "subject"), detail(item, "image"), prompt_number(item.details)) for item in items]
         return [mean_score("accuracy", right), mean_score("accuracy_plus", all_correct(right, images))]
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:

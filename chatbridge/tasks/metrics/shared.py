@@ -6,7 +6,8 @@ over items counts each group once.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 
 def all_correct(values: Sequence[float | None], groups: Sequence[Hashable]) -> list[float | None]:
@@ -23,3 +24,9 @@ def all_correct(values: Sequence[float | None], groups: Sequence[Hashable]) -> l
         if len(own) == len(places):
             found[places[0]] = min(own)
     return found
+
+
+def prompt_number(details: Mapping[str, Any]) -> int:
+    """Number of the prompt that a line was asked with, from 1; 1 without several prompts (tasks/several_prompts.py)."""
+    number = details.get("prompt")  # a field of some annotations too, which have no `item`
+    return number if "item" in details and isinstance(number, int) else 1

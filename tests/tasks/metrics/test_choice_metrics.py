@@ -84,7 +84,12 @@ def rotations(base: str, predictions: str, **changed: Any) -> list[Item]:
 
 def test_a_question_is_correct_in_every_rotation() -> None:
     """fails when one wrong rotation is enough, questions or prompts mix, or a question counts several times"""
-    items = [*rotations("7", "ACB"), *rotations("8", "ACC"), *rotations("9", "CCB"), *rotations("7", "BCB", prompt=2)]
+    items = [
+        *rotations("7", "ACB"),
+        *rotations("8", "ACC"),
+        *rotations("9", "CCB"),
+        *rotations("7", "BCB", prompt=2, item="7"),
+    ]
     found = scored("circular", items)
     assert found["circular"].value == pytest.approx(1 / 4) and found["circular"].measured == 4
     assert found["circular"].per_item.tolist()[0::3] == [1.0, 0.0, 0.0, 0.0]
