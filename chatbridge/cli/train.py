@@ -47,6 +47,7 @@ from chatbridge.experiment.start import (
     resumed_state,
     start_log,
 )
+from chatbridge.experiment.training_tasks import with_best_mode
 from chatbridge.experiment.validate_levers import check_devices
 from chatbridge.experiment.validate_shard import check_ranks, check_units, ranks_note
 from chatbridge.models.compilation import compile_components
@@ -89,6 +90,7 @@ def build_and_train(args: Namespace, at_exit: ExitStack) -> int:
     opened = open_config(Experiment, args.cfg_path, args.options)
     data = open_data(opened)  # reports the mistakes of the file and of its data sets together
     opened = with_steps(opened, data.sources, ranks_planned())
+    opened = with_best_mode(opened)
     settled = reconcile(opened.config.model, opened.config.run.init_from, opened.config.run.model_from)
     opened = opened.with_model(settled.model)
     config, run = opened.config, opened.config.run

@@ -25,6 +25,7 @@ from chatbridge.datasets.validation_loader import HeldOutSamples
 from chatbridge.experiment.opened import Opened
 from chatbridge.experiment.roots import Experiment
 from chatbridge.experiment.start import global_batch
+from chatbridge.experiment.training_tasks import tasks_during_training
 from chatbridge.experiment.validate import drawing_problems, mixed_piece_problems
 from chatbridge.experiment.validate_watching import stream_problems
 from chatbridge.models.chat_model import ChatModel
@@ -60,7 +61,9 @@ def open_data(opened: Opened[Any]) -> RunData:
     config = opened.config
     sources = config.data.sources if isinstance(config, Experiment) else {}
     data = {f"data.sources.{name}": (choice, name) for name, choice in sources.items()}
-    tasks = {f"evaluation.tasks.{name}": (choice, name) for name, choice in config.evaluation.tasks.items()}
+    is_training = isinstance(config, Experiment)
+    asked = tasks_during_training(config.run, config.evaluation) if is_training else config.evaluation.tasks
+    tasks = {f"evaluation.tasks.{name}": (choice, name) for name, choice in asked.items()}
     found, problems = open_choices({**data, **tasks}, opened.origins)
     if problems:
         raise ConfigError(problems)

@@ -15,9 +15,10 @@ from chatbridge.common.errors import ConfigError, Problem, TrainingError, report
 from chatbridge.common.rendezvous import restart_count
 from chatbridge.common.threads import use_threads
 from chatbridge.experiment.opened import Opened
+from chatbridge.experiment.training_tasks import asked_settings
 from chatbridge.models.component_tensors import frozen_at_random
 from chatbridge.models.fingerprints import fingerprint
-from chatbridge.runners.best import has_restart_after, restart_validation
+from chatbridge.runners.best import has_restart_after, restart_tasks, restart_validation, restarted_tasks_after
 from chatbridge.runners.checkpoint import Checkpointer, TrainState
 from chatbridge.runners.config import ComputeConfig, RunConfig
 from chatbridge.runners.rank_notes import take_earlier_end
@@ -135,7 +136,15 @@ def open_run(run: RunConfig, opened: Opened[Any], point: ResumePoint | None, ste
     held_out = _held_out(opened.settings)
     then = _held_out(_settings_of(point.checkpoint, opened)) if point is not None else held_out
     is_changed = then != held_out or has_restart_after(run.output_dir, step)
+    tasks = _changed_tasks(run, opened, point, step)
     open_run_folder(run.output_dir, opened.settings, step)
+    if tasks:
+        restart_tasks(run.output_dir, step, tasks)
+        logger.warning(
+            "%s: other questions, settings or metrics than before %s. Scores before and after it do not compare; by "
+            "one of theirs, the best checkpoint and run.patience count from here on",
+            ", ".join(tasks), point.checkpoint if point is not None else "",
+        )  # fmt: skip
     if point is None or not is_changed:
         return
     numbers = {name: number for name, (number, _) in held_out.items()}
@@ -155,6 +164,15 @@ def _settings_of(checkpoint: Path, opened: Opened[Any]) -> Mapping[str, Any]:
         return opened.completed(read_resolved(checkpoint.absolute().parents[1])) or opened.settings
     except ConfigError:
         return opened.settings
+
+
+def _changed_tasks(run: RunConfig, opened: Opened[Any], point: ResumePoint | None, step: int) -> list[str]:
+    """Tasks that a resumed run asks or scores differently, now or since a later step that it goes back before."""
+    if point is None:
+        return []
+    then, now = asked_settings(_settings_of(point.checkpoint, opened)), asked_settings(opened.settings)
+    changed = {name for name in now if name in then and now[name] != then[name]}
+    return sorted((changed | restarted_tasks_after(run.output_dir, step)) & now.keys())
 
 
 def _held_out(settings: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

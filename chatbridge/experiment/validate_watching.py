@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chatbridge.common.errors import Problem, nearest
+from chatbridge.config.schema import Choice
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.mixture import Mixture
+from chatbridge.experiment.training_tasks import tasks_during_training
 from chatbridge.runners.config import RunConfig
+from chatbridge.tasks.base import Task
 from chatbridge.tasks.config import EvaluationConfig
+from chatbridge.tasks.metric_settings import score_names
 
 
 def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
@@ -20,13 +24,15 @@ def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationCo
     if "loss" in validated:
         message = "validation/loss is the name of the loss over all sources; choose another name for this source"
         yield Problem("data.sources.loss", message)
+    yield from evaluate_problems(run, evaluation)
     if (best := run.best_by) is None:
         return
+    asked = tasks_during_training(run, evaluation)
     path = "run.best.metric" if run.best is not None else "run.patience"
     streams = dict.fromkeys(f"stream/{stream}" for name, stream in data.stream_of.items() if name in validated)
     names = (
         *(f"validation/{name}" for name in ("loss", *streams, *validated)),
-        *(f"{name}/..." for name in evaluation.tasks),
+        *(f"{name}/{score}" for name in asked for score in scores_of(asked[name]) or ("...",)),
     )
     task, _, score = best.metric.partition("/")
     if best.is_validation:
@@ -36,12 +42,35 @@ def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationCo
         elif run.validate_every is None:
             hint = "set run.validate_every, the steps between validations"
             yield Problem(path, f"is {best.metric}, which is not measured: run.validate_every is not set", hint=hint)
-    elif task not in evaluation.tasks or not score:
+    elif task in evaluation.tasks and task not in asked:
+        message = f"is {best.metric}, but run.evaluate.tasks leaves out {task!r}, so it is not measured"
+        yield Problem(path, message, hint=f"add {task!r} to run.evaluate.tasks")
+    elif task not in asked or not score or score not in (scores_of(asked[task]) or (score,)):
         guess = nearest(best.metric, names)
         yield Problem(path, f"{best.metric!r} is not a score of this run", allowed=names, nearest=guess)
-    elif evaluation.every is None:
-        message = f"is {best.metric}, which is measured after the last step only: evaluation.every is not set"
-        yield Problem(path, message, hint="set evaluation.every, the steps between evaluations")
+    elif evaluation.every is None and (run.evaluate is None or run.evaluate.every is None):
+        message = f"is {best.metric}, which is measured after the last step only: run.evaluate.every is not set"
+        yield Problem(path, message, hint="set run.evaluate.every (or evaluation.every), the steps between evaluations")
+
+
+def evaluate_problems(run: RunConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
+    """Slices of tasks that do not exist."""
+    if run.evaluate is None:
+        return
+    names = tuple(evaluation.tasks)
+    if not names:
+        hint = "name them in evaluation.tasks, or take them in: base: [..., tasks/coco_caption.yaml]"
+        yield Problem("run.evaluate", "is set, but evaluation.tasks names no task", hint=hint)
+        return
+    for name in run.evaluate.tasks:
+        if name not in names:
+            message = f"there is no task named {name!r} in evaluation.tasks"
+            yield Problem("run.evaluate.tasks", message, allowed=names, nearest=nearest(name, names))
+
+
+def scores_of(task: Choice[Task]) -> tuple[str, ...]:
+    """Names of the scores of a task, known before its data are; () if it names no metric."""
+    return score_names(task.config.metric_settings)
 
 
 def stream_problems(run: RunConfig, mixture: Mixture) -> Iterator[Problem]:

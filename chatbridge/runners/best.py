@@ -4,15 +4,17 @@
     runs/x/best            names the best checkpoint; `run.init_from: runs/x/best` starts from it
 
 A line {"step": 400, "held_out": {...}} tells that validation is on other samples from there on: the losses before it do
-not count for the best one. Nothing else has state: a resumed run reads the scores up to its checkpoint, so it knows the
-best one and how many scores since then were no better. The checkpoint that `best` names is never removed.
+not count for the best one. With {"held_out": {}, "asked": [tasks]} this holds for the scores of these tasks instead, of
+which a resumed run asks other questions. Nothing else has state: a resumed run reads the scores up to its checkpoint,
+so it knows the best one and how many scores since then were no better. The checkpoint that `best` names is never
+removed.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import append_lines, read_json_lines, replace_text
 from chatbridge.models.checkpoints import BEST, CHECKPOINTS, best_checkpoint, checkpoints
 from chatbridge.runners.config import BestConfig
-from chatbridge.runners.run_folder import HELD_OUT, SCORES
+from chatbridge.runners.run_folder import ASKED, HELD_OUT, SCORES
 
 log = get_logger(__name__)
 
@@ -60,7 +62,7 @@ class Scores:
         for line in self.dist.gather(lines)[0]:
             if HELD_OUT not in line:
                 self._take(int(line["step"]), line)
-            elif self.config is not None and self.config.is_validation:
+            elif self.config is not None and is_restart(line, self.config):
                 self.best, self.waited = None, 0
         if self.dist.is_main and step and self.config is not None:
             self._mend_pointer()
@@ -147,10 +149,33 @@ def restart_validation(folder: Path, step: int, held_out: Mapping[str, int]) -> 
     append_lines(folder / SCORES, [json.dumps({"step": step, HELD_OUT: dict(held_out)})])
 
 
+def restart_tasks(folder: Path, step: int, tasks: Sequence[str]) -> None:
+    """Note in scores.jsonl that these tasks ask other questions after a step."""
+    append_lines(folder / SCORES, [json.dumps({"step": step, HELD_OUT: {}, ASKED: list(tasks)})])
+
+
+def is_restart(line: Mapping[str, Any], best: BestConfig) -> bool:
+    """Whether scores before this line do not count for the best one."""
+    if HELD_OUT not in line:
+        return False
+    if ASKED not in line:
+        return best.is_validation
+    return not best.is_validation and best.metric.partition("/")[0] in line[ASKED]
+
+
 def has_restart_after(folder: Path, step: int) -> bool:
-    """Whether scores.jsonl has such a note after this step, at which a run now resumes."""
+    """Whether scores.jsonl has a note of other held-out samples after this step, at which a run now resumes."""
+    return any(ASKED not in line for line in _notes_after(folder, step))
+
+
+def restarted_tasks_after(folder: Path, step: int) -> set[str]:
+    """The tasks of which scores.jsonl has such a note after this step."""
+    return {name for line in _notes_after(folder, step) for name in line.get(ASKED, ())}
+
+
+def _notes_after(folder: Path, step: int) -> list[dict[str, Any]]:
     lines = read_json_lines(folder / SCORES).records if (folder / SCORES).is_file() else ()
-    return any(HELD_OUT in line and isinstance(at := line.get("step"), int) and at > step for line in lines)
+    return [line for line in lines if HELD_OUT in line and isinstance(at := line.get("step"), int) and at > step]
 
 
 def _read(path: Path, step: int) -> list[dict[str, Any]]:
@@ -159,7 +184,7 @@ def _read(path: Path, step: int) -> list[dict[str, Any]]:
         return []
     lines = [line for line in read_json_lines(path).records if isinstance(line.get("step"), int)]
     return [
-        {name: value for name, value in line.items() if name == HELD_OUT or isinstance(value, int | float)}
+        {name: value for name, value in line.items() if name in (HELD_OUT, ASKED) or isinstance(value, int | float)}
         for line in lines
         if line["step"] <= step
     ]

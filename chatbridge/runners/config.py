@@ -65,7 +65,8 @@ class BestConfig:
 
     # validation/loss, validation/<a source>, or <a task>/<a score of it>, as scores.jsonl of a run lists them
     metric: str = "validation/loss"
-    mode: Literal["min", "max"] | None = None  # which value is better; null: min for validation losses, max for tasks
+    # which value is better; null: min for validation losses and for scores such as the word error rate, else max
+    mode: Literal["min", "max"] | None = None
 
     @property
     def is_validation(self) -> bool:
@@ -75,6 +76,17 @@ class BestConfig:
         """Whether a value is better than an earlier one; an equal one is not."""
         is_min = self.is_validation if self.mode is None else self.mode == "min"
         return value < than if is_min else value > than
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The evaluations during a training: when, of which tasks, and on how many of their questions."""
+
+    every: Annotated[int, Range(low=1)] | None = None  # steps between evaluations; null: evaluation.every
+    tasks: tuple[str, ...] = ()  # names of evaluation.tasks; []: all of them
+    # ask at most so many questions of a task, counted and chosen like `limit` of its data set, so every evaluation of
+    # the run asks the same ones; null: all. The last evaluation asks no more: `chatbridge evaluate` asks all
+    limit: Annotated[int, Range(low=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +141,7 @@ class RunConfig(ComputeConfig):
     # steps between validations: the loss on the held-out samples of data.validation, per source; the last step always
     # has one. null: never
     validate_every: Annotated[int, Range(low=1)] | None = None
+    evaluate: EvaluateConfig | None = None  # on slices of the tasks; null: whole tasks, as evaluation.every says
     # the checkpoint with the best score is kept beside the newest `keep`, and the file `best` in output_dir names it
     best: BestConfig | None = None
     # end the run once the score of `best` (default: validation/loss) was no better so many times in a row; null: never

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.common.safe_files import read_json_lines
+from chatbridge.runners.best import is_restart
 from chatbridge.runners.config import BestConfig
-from chatbridge.runners.run_folder import HELD_OUT, METRICS, SCORES
+from chatbridge.runners.run_folder import METRICS, SCORES
 
 COUNTS = ("cut", "empty_answers", "failures", "without_sound")
 
@@ -48,7 +49,7 @@ def best_score(folder: Path, best: BestConfig) -> dict[str, Any] | None:
     """{metric, value, step} of the best score of a run so far; None without one."""
     found: dict[str, Any] | None = None
     for line in _lines(folder / SCORES):
-        found = None if HELD_OUT in line and best.is_validation else found
+        found = None if is_restart(line, best) else found
         value = line.get(best.metric)
         if not isinstance(value, int | float) or not math.isfinite(value):
             continue

@@ -24,6 +24,7 @@ from chatbridge.runners.renamed_settings import with_current_names
 log = get_logger(__name__)
 RESOLVED, METRICS, SCORES, LOCK = "resolved.yaml", "metrics.jsonl", "scores.jsonl", ".lock"
 HELD_OUT = "held_out"  # in a line of scores.jsonl: validation is on other samples from this step on
+ASKED = "asked"  # beside it: instead, these tasks ask other questions, or ask or score them differently, from here on
 RESTART_WAIT_S = 60.0
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # of file systems without locks
 ENVIRONMENT = "environment.json"  # short digests of values from environment variables
@@ -34,8 +35,8 @@ ENVIRONMENT = "environment.json"  # short digests of values from environment var
 # without a quarantine list.)
 FREE = (
     "run.output_dir", "run.device", "run.threads", "run.log_every", "run.save_every", "run.keep", "run.resume",
-    "run.stop_at", "run.validate_every", "run.best", "run.patience", "run.trackers", "run.profile", "run.micro_batch",
-    "run.accumulate", "run.parallel", "run.sharding",
+    "run.stop_at", "run.validate_every", "run.evaluate", "run.best", "run.patience", "run.trackers", "run.profile",
+    "run.micro_batch", "run.accumulate", "run.parallel", "run.sharding",
     "data.num_workers", "data.quarantine", "evaluation", "plugins",
     "run.activation_checkpointing", "run.compile", "run.stall_timeout_s", "run.on_stall",
     "data.feature_cache.folder",

@@ -50,7 +50,7 @@ class Runner:
     loader      (start, stop) -> this rank's micro-batches for each step from start to stop - 1
     parallel    the model on all ranks, and the gradients of its trainable parameters
     validator   runs every `config.validate_every` steps and after the last one; None: never
-    evaluator   runs every `evaluator.config.every` steps and after the last one; None: never
+    evaluator   runs every `evaluate_every` steps and after the last one; None: never
     watchers    told of every phase and every finished step
     streams     mix "joint": stream -> factor on its mean loss; None: the data have no streams
     """
@@ -238,7 +238,7 @@ class Runner:
             self._phase("evaluate")
             scores |= self.validator.run()
             self.parallel.release()
-        every = self.evaluator.config.every if self.evaluator is not None else None
+        every = self.evaluate_every
         if self.evaluator is not None and (is_end or (every is not None and step % every == 0)):
             self._phase("evaluate")
             scores |= self._evaluate(self.evaluator)
@@ -250,6 +250,12 @@ class Runner:
                 if self.dist.is_main:
                     self.checkpointer.prune()  # the one that was best
 
+    @property
+    def evaluate_every(self) -> int | None:
+        """Steps between evaluations; None: only after the last one."""
+        own = self.config.evaluate.every if self.config.evaluate is not None else None
+        return own or (self.evaluator.config.every if self.evaluator is not None else None)
+
     def _evaluate(self, evaluator: Evaluator) -> dict[str, float]:
         """ "<task>/<score>" -> its value; empty if the scores of this step are known. Leaves the model in its mode."""
         folder = self.config.output_dir / "evaluation" / f"step_{self.state.step:06d}"
@@ -259,7 +265,10 @@ class Runner:
             return task_scores(json.loads((folder / METRICS).read_text(encoding="utf-8")))
         was_training = self.model.training
         with self.parallel.gathered():
-            results = evaluator.run(folder)
+            # a run that was killed here resumes at this step, or moves the folder aside: answers so far can stay
+            results = evaluator.run(
+                folder, {name: getattr(self.state, name) for name in ("step", "samples", "supervised")}
+            )
         self.model.train(was_training)
         return task_scores(results)
 

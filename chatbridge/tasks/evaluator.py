@@ -72,9 +72,10 @@ class Evaluator:
         self.made_with = made_with
         self.reports_modalities = reports_modalities
 
-    def run(self, folder: Path) -> dict[str, dict[str, Any]]:
-        """Task name -> its metrics. Leaves the model in evaluation mode."""
+    def run(self, folder: Path, made_with: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+        """Task name -> its metrics. Leaves the model in evaluation mode. made_with: of this evaluation, see above"""
         self.model.eval()
+        self.made_with = made_with or self.made_with
         for task in self.tasks.values():
             check_ids(task)
         partial = self._partial(folder)

@@ -98,6 +98,7 @@ class Metric(ABC):
     config   the metric's Config
     """
 
+    lower_is_better: frozenset[str] = frozenset()  # names of its scores of which a lower value is better
     # what items must have: "references", or fields of their line. `scores` gets no readable item without them
     needs: frozenset[str] = frozenset({"references"})
     Config: type[Any]

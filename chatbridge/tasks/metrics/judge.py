@@ -39,6 +39,8 @@ class JudgeMetric(Metric):
 
     config: Config
 
+    lower_is_better = frozenset(NAMES[2:])
+
     @property
     def names(self) -> tuple[str, ...]:
         return NAMES

@@ -29,6 +29,8 @@ class SentimentAccuracy(Metric):
 
     config: Config
 
+    lower_is_better = frozenset(NAMES[2:])
+
     @property
     def names(self) -> tuple[str, ...]:
         return NAMES

@@ -27,6 +27,7 @@ class WordErrorRate(Metric):
         normalise: bool = True  # whether case and punctuation are removed first; articles stay
 
     config: Config
+    lower_is_better = frozenset({"word_error_rate", "character_error_rate"})
 
     @property
     def names(self) -> tuple[str, ...]:

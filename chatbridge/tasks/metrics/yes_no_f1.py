@@ -34,6 +34,8 @@ class YesNoF1(Metric):
 
     config: Config
 
+    lower_is_better = frozenset({"unanswered"})
+
     @property
     def names(self) -> tuple[str, ...]:
         return NAMES
