@@ -9,7 +9,15 @@ from typing import Any
 
 from chatbridge.common.errors import DataError, nearest, some
 from chatbridge.report.compare_receipts import compare_receipts
-from chatbridge.report.compared_run import Chosen, ComparedRun, ComparedTask, corpus_notes, sides
+from chatbridge.report.compared_run import (
+    Chosen,
+    ComparedRun,
+    ComparedTask,
+    corpus_notes,
+    costly_scores,
+    sides,
+    stored_scores,
+)
 from chatbridge.report.comparison import TaskComparison, compare_task
 from chatbridge.report.run_differences import flat_settings
 from chatbridge.tasks.statistics import RESAMPLES
@@ -54,7 +62,7 @@ def compare_runs(a: ComparedRun, b: ComparedRun, how: How) -> RunComparison:
     tasks = tuple(_compared(*pair, how) for pair in pairs)
     receipts = compare_receipts(a, b, pairs)
     settings = _conditions(pairs) | dict(receipts.rows if receipts.is_whole else _setting_differences(a, b, pairs))
-    notes = (*receipts.notes, *_notes(a, b, pairs, tasks, receipts.equal))
+    notes = (*receipts.notes, *_notes(a, b, pairs, tasks, receipts.equal, how))
     return RunComparison(a, b, tasks, settings, tuple(notes))
 
 
@@ -130,6 +138,7 @@ def _notes(
     pairs: Sequence[tuple[ComparedTask, ComparedTask]],
     tasks: Sequence[TaskComparison],
     equal: Sequence[str],
+    how: How,
 ) -> Iterator[str]:
     for name, run, other in (("A", a, b), ("B", b, a)):
         if lone := [task for task in run.tasks if task not in other.tasks and task not in _names(pairs)]:
@@ -137,15 +146,26 @@ def _notes(
     for first, second in pairs:
         if not (first.has_answers and second.has_answers):
             yield from (*corpus_notes(first), *corpus_notes(second))
-        metrics = [json.dumps([one.node.get("metrics"), one.node.get("main_metric")]) for one in (first, second)]
-        if first.node and second.node and metrics[0] != metrics[1]:
+        if first.node and second.node and _repeated(first) != _repeated(second):
             yield f"{first.name}: the metrics of A and B differ; both are scored with those of A"
+        absent = set(costly_scores(first.task or second.task)) - set(stored_scores(first, second))
+        if absent and how.metrics is None:
+            yield f"{first.name}: {', '.join(sorted(absent))} are left out: not in the files of scores of both sides"
     for task in tasks:
         if task.name in equal and (given := sum(x.prediction != y.prediction for x, y in _common(task))):
             yield f"{task.name}: {given} answers differ although the receipts are the same: was the same device used?"
         asked = [(x.row.get("question"), y.row.get("question")) for x, y in _common(task)]
         if other := sum(x != y for x, y in asked if x is not None and y is not None):
             yield f"{task.name}: {other} of {task.count} common items were asked with another text"
+
+
+def _repeated(one: ComparedTask) -> str:
+    """The metrics with which answers are scored again, as text."""
+    task = one.task
+    if task is None:
+        return ""
+    again = {name: task.config.metric_settings[name] for name, metric in task.metrics.items() if not metric.is_costly}
+    return json.dumps([again, task.main_metric], default=str)
 
 
 def _common(task: TaskComparison) -> Iterable[tuple[Any, Any]]:

@@ -90,17 +90,23 @@ def read_compared(path: Path, tasks: Sequence[str] = ()) -> ComparedRun:
         runs_in(path)  # raises, with the nearest name
     if path.name == METRICS:
         return _run(path.parent, tasks, path)
-    return _scores_file(path) if path.suffix == ".json" else _predictions_file(path)
+    found = _scores_file(path) if path.suffix == ".json" else _predictions_file(path)
+    if tasks and not any(name in found.tasks for name in tasks):
+        raise DataError(f"--task {', '.join(tasks)}: {path} is a file of {next(iter(found.tasks))}; name a folder")
+    return found
 
 
 def sides(a: ComparedTask, b: ComparedTask, metrics: Chosen | None = None) -> tuple[Side, Side]:
     """Both as they are compared: scored again with the same metrics where both have answers, those of a unless the user
-    names some; with the values of their files of scores otherwise.
+    names some; with the values of their files of scores otherwise, and for metrics that are costly.
 
     raises   DataError if there is neither
     """
-    if a.has_answers and b.has_answers and (chosen := _scorer(a, b, metrics)) is not None:
-        return _scored(a, *chosen), _scored(b, *chosen)
+    if a.has_answers and b.has_answers and (chosen := _metrics(a, b, metrics)) is not None:
+        again = {name: one for name, one in chosen.items() if metrics is not None or not one.is_costly}
+        stored = stored_scores(a, b) if metrics is None else []
+        headline = task.main_metric if metrics is None and (task := a.task or b.task) else None
+        return _scored(a, again, stored, headline), _scored(b, again, stored, headline)
     if metrics is not None:
         lone = a if not a.has_answers else b
         raise DataError(f"{lone.label} has scores without answers, so --metrics has no effect; name its predictions")
@@ -110,17 +116,28 @@ def sides(a: ComparedTask, b: ComparedTask, metrics: Chosen | None = None) -> tu
     return _as_written(a), _as_written(b)
 
 
-def _scorer(a: ComparedTask, b: ComparedTask, metrics: Chosen | None) -> tuple[Chosen, str | None] | None:
-    """The metrics for both, and the name of the headline."""
-    if metrics is not None:
-        return metrics, None
+def costly_scores(task: Task | None) -> list[str]:
+    """Names of the scores that are not made again for a comparison."""
+    metrics = task.metrics.values() if task else ()
+    return [name for metric in metrics if metric.is_costly for name in metric.names]
+
+
+def stored_scores(a: ComparedTask, b: ComparedTask) -> list[str]:
+    """Names of the costly scores that the files of both have per item."""
+    own = [one.content.get("per_item", {}) for one in (a, b)]
+    return [name for name in costly_scores(a.task or b.task) if all(name in values for values in own)]
+
+
+def _metrics(a: ComparedTask, b: ComparedTask, metrics: Chosen | None) -> Chosen | None:
     task = a.task or b.task
-    return None if task is None else (task.metrics, task.main_metric)
+    return metrics if metrics is not None else None if task is None else task.metrics
 
 
-def _scored(one: ComparedTask, metrics: Chosen, headline: str | None) -> Side:
+def _scored(one: ComparedTask, metrics: Chosen, stored: Sequence[str], headline: str | None) -> Side:
     def score(items: Sequence[Item]) -> list[Score]:
-        return list(Scored.of(metrics, items, headline).scores.values())
+        found = {**Scored.of(metrics, items, headline).scores}
+        found |= {name: _written(one.content, name, one.content["per_item"][name], items) for name in stored}
+        return [found[name] for name in sorted(found, key=lambda name: name != headline)]
 
     return Side(one.label, one.name, one.items, score, one.node, one.folder)
 

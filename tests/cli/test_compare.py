@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chatbridge.cli import compare
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.report import comparison
 from chatbridge.tasks.receipt import Receipt, TaskReceipt, file_sha256
+from tests.helpers.mini_world import write_yaml
 from tests.helpers.report_parts import write_runs
 from tests.report.test_page import Checker
 
@@ -105,6 +107,7 @@ def test_bad_input_names_the_next_step(roots, tmp_path):
         ([bare, a / "eval/predictions_image.jsonl"], "have no item of bare in common"),
         ([a / "eval/scores_image.json", bare, "--metrics", "exact_match"], "scores without answers"),
         ([a / "eval/resolved.yaml", b], "line 1"),
+        ([a / "eval/predictions_image.jsonl", b, "--task", "audio_video"], "--task audio_video: .* is a file of image"),
         ([a / "eval/scores_image.json", a / "eval/predictions_audio_video.jsonl"], "no item of image in common"),
     ]  # fmt: skip
     for arguments, message in cases:
@@ -153,3 +156,22 @@ def test_metrics_that_differ_are_named(roots, tmp_path, capsys):
     path.write_text(path.read_text().replace("group_by: []", "group_by: []\n      main_metric: exact_match", 1))
     text = run(capsys, a, b, "--task", "caption_audio")
     assert "the metrics of A and B differ; both are scored with those of A" in text
+
+
+def test_a_judge_is_not_asked_again(roots, tmp_path, capsys):
+    """fails when the grades of A's answers are looked up for B, or a judge's score is missing although both have it"""
+    folders = [shutil.copytree(root / "eval", tmp_path / name) for root, name in zip(roots, "ab", strict=True)]
+    for folder, value in zip(folders, (1.0, 0.5), strict=True):
+        (folder / "grades.jsonl").write_text("{}\n")
+        settings = yaml.safe_load((folder / "resolved.yaml").read_text())
+        judge = {"judge": {"file": str(folder / "grades.jsonl")}}
+        settings["evaluation"]["tasks"]["image"]["metrics"] = {"exact_match": {}, **judge}
+        write_yaml(folder / "resolved.yaml", settings)
+        scores = json.loads((folder / "scores_image.json").read_text())
+        ids = scores["per_item"]["exact_match"]
+        scores["per_item"]["judge_accuracy"] = dict.fromkeys(ids, value)
+        (folder / "scores_image.json").write_text(json.dumps(scores))
+    text = run(capsys, *folders, "--task", "image")
+    row = next(line for line in text.splitlines() if line.startswith("judge_accuracy"))
+    assert row.split()[1:4] == ["100.00%", "50.00%", "-50.00"]
+    assert "judge_nonsense, judge_score are left out" in text and "metrics of A and B differ" not in text

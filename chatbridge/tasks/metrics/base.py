@@ -101,6 +101,8 @@ class Metric(ABC):
     lower_is_better: frozenset[str] = frozenset()  # names of its scores of which a lower value is better
     # what items must have: "references", or fields of their line. `scores` gets no readable item without them
     needs: frozenset[str] = frozenset({"references"})
+    # scoring again needs Java, a model, or a file made for these very answers: comparisons take the stored values
+    is_costly: bool = False
     Config: type[Any]
     config: Any
 

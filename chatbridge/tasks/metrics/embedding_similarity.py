@@ -18,6 +18,8 @@ class EmbeddingSimilarity(Metric):
     unreadable item count as 0. The value depends on the encoder, which a report has to name.
     """
 
+    is_costly = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         encoder: Path  # folder of a sentence encoder of transformers, such as all-MiniLM-L6-v2; nothing is downloaded

@@ -33,6 +33,8 @@ class JudgeMetric(Metric):
     unreadable question are incorrect; the judge is not asked about them.
     """
 
+    is_costly = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         file: Annotated[Path, Exists()]  # grades, as `chatbridge review grade PREDICTIONS --out FILE` writes them

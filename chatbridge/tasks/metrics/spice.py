@@ -22,6 +22,8 @@ MODELS = "stanford-corenlp-3.6.0-models.jar"  # what the program parses captions
 class Spice(Metric):
     """F1 of scene-graph tuples, mean over the items, 0 to 1; minutes for thousands of captions, and 8 GB of memory."""
 
+    is_costly = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """No settings."""
