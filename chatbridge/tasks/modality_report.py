@@ -38,15 +38,16 @@ def may_report(task: Task) -> bool:
 
 
 def conditions_of(task: Task, rows: Sequence[Prediction]) -> tuple[list[Condition], dict[str, str]]:
-    """The conditions of a task, and name -> reason for those that cannot be made; none where no question has several
-    modalities, unless the settings ask for the report.
+    """The conditions of a task, and name -> reason for those that cannot be made. Unless the settings ask for the
+    report: none where no question has several modalities, or no answer can be scored.
 
     rows   the answers with all media: a question that could not be read is not asked again
     """
-    if not may_report(task):
+    by_default = task.config.report.modalities is None
+    if not may_report(task) or (by_default and not any(row.get("references") for row in rows)):
         return [], {}
     media = media_keys(task.dataset, task.name, task.config.drop_media)
-    if task.config.report.modalities is None and max((len(one) for one in media), default=0) < 2:
+    if by_default and max((len(one) for one in media), default=0) < 2:
         return [], {}
     found, left_out = conditions(media, [row["index"] for row in rows if "problem" not in row])
     if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from chatbridge.conversation.messages import Media
 from chatbridge.processors.audio_file import open_audio
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import Rolled
+from chatbridge.tasks import Task
 from chatbridge.tasks.altered_questions import under
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.media_conditions import conditions, exchange, items_of, media_keys, prompt_of
+from chatbridge.tasks.modality_report import conditions_of
 from tests.helpers.tiny_media import wav, write_json
 
 
@@ -50,19 +53,63 @@ def test_a_question_without_the_modality_is_not_asked_again():
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory):
-    """A task of six videos with audio, whose files are not decoded."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions about six videos with audio, whose files are not decoded."""
     folder = tmp_path_factory.mktemp("pairs")
     for number in range(6):
         (folder / f"v{number}.mp4").write_bytes(b"video")
         (folder / f"v{number}.wav").write_bytes(b"audio")
     records = [{"video_id": f"v{number}", "question": f"What {number}?", "answer": "red"} for number in range(6)]
     write_json(folder / "qa.json", records)
-    dataset = {"name": "questions", "tag": "tva-qa", "annotations": str(folder / "qa.json"),
-               "video_folder": str(folder), "audio_folder": str(folder)}  # fmt: skip
-    (choice,) = parse(EvaluationConfig, {"tasks": {"joint": {"name": "vqa", "dataset": dataset}}}).tasks.values()
+    return folder
+
+
+def opened(folder: Path, tag: str = "tva-qa", **settings: Any) -> Task:
+    folders = {"tva-qa": ("video", "audio"), "tv-qa": ("video",)}[tag]
+    dataset = {"name": "questions", "tag": tag, "annotations": str(folder / "qa.json"),
+               **{f"{name}_folder": str(folder) for name in folders}}  # fmt: skip
+    node = {"name": "vqa", "dataset": dataset, **settings}
+    (choice,) = parse(EvaluationConfig, {"tasks": {"joint": node}}).tasks.values()
     assert isinstance(choice, Choice)
     return choice.part(choice.config, "joint")
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
+    return opened(folder)
+
+
+def test_which_tasks_have_a_report(folder: Path):
+    """fails when a task of one modality, an ablation, or one that cannot be scored is asked again by default"""
+    rows = [{"index": number, "references": ["red"]} for number in range(6)]
+    both = {"without_audio", "without_video", "shuffled_audio", "shuffled_video", "misaligned_audio"}
+
+    def names(task: Task, rows: list[dict[str, Any]] = rows) -> set[str]:
+        return {one.name for one in conditions_of(task, rows)[0]}
+
+    assert names(opened(folder)) == both
+    assert names(opened(folder, report={"modalities": False})) == set()
+    assert names(opened(folder, drop_media=["audio"])) == set()
+    video = {"without_video", "shuffled_video"}
+    assert names(opened(folder, drop_media=["audio"], report={"modalities": True})) == video
+    assert names(opened(folder, tag="tv-qa")) == set()
+    assert names(opened(folder, tag="tv-qa", report={"modalities": True})) == video
+    assert names(opened(folder), [{**row, "references": []} for row in rows]) == set()
+    unread = [{**row, "problem": "damaged"} if row["index"] < 4 else row for row in rows]
+    found, _ = conditions_of(opened(folder), unread)
+    assert all(one.asked == (4, 5) for one in found) and found[1].donors == {4: 5, 5: 4}
+
+
+def test_each_of_several_prompts_keeps_its_text(folder: Path):
+    """fails when a condition asks all questions with the first prompt, or exchanges a file with itself"""
+    task = opened(folder, prompts=["Look: <QUESTION>", "Now, <QUESTION>"])
+    found, _ = conditions_of(task, [{"index": number, "references": ["red"]} for number in range(12)])
+    shuffled = under(task, next(one for one in found if one.name == "shuffled_video"))
+    rng = seeds.stream(9, "another")
+    first, second = (shuffled.dataset.record(number, rng) for number in (0, 1))
+    assert [one.conversation[0].text for one in (first, second)] == ["Look: What 0?", "Now, What 0?"]
+    (one, _), (other, _) = (list(items_of(record.conversation)) for record in (first, second))
+    assert one == other and Path(one.ref).name != "v0.mp4"
 
 
 def test_a_condition_changes_its_modality_alone(task):
