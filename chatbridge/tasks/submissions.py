@@ -4,16 +4,17 @@ vqa             [{"question_id", "answer"}]: the servers of VQAv2 and TextVQA, a
 vizwiz          [{"image", "answer"}]
 gqa             [{"questionId", "prediction"}]: eval.py of GQA compares letter by letter, so the answer is in lower case
                 without a full stop at its end
-aokvqa_direct   {question_id: answer}: predictions_<split>-da.json
+aokvqa_direct   {question_id: answer}: predictions_<split>-da.json; in lower case, as the direct answers are
 aokvqa_choice   {question_id: text of the chosen option}: predictions_<split>-mc.json; the answer itself where it
                 chooses none. prepare_predictions.py of A-OKVQA joins both for the leaderboard
 scienceqa       {"results": {number: number of the chosen option}, "outputs": {number: answer}}; -1 where the answer
                 chooses none
-captions        [{"image_id", "caption"}]: the servers of COCO and NoCaps, and pycocoevalcap
+captions        [{"image_id", "caption"}]: the servers of COCO and NoCaps, and pycocoevalcap; in one line
 pope            a line {"question", "answer"} per question, in the order of POPE's file
 
-A question that could not be read has the answer "": a server refuses a file with fewer questions. Of questions that are
-asked several times, with rotated options or other prompts, the first counts.
+Answers are as the model gave them, where nothing else is said: scripts have rules of their own for line breaks. A
+question that could not be read has the answer "", since a server refuses a file with fewer questions; POPE's script
+takes that for a yes. Of questions that are asked several times (rotated options, several prompts) the first counts.
 """
 
 from __future__ import annotations
@@ -60,22 +61,17 @@ def is_first(row: Row) -> bool:
     return not row["details"].get("copy") and prompt_number(row["details"]) == 1
 
 
-def _answer(row: Row) -> str:
-    """The answer in one line."""
-    return " ".join(row["prediction"].split())
-
-
 def _number(name: str) -> int | str:
     """An id as the file of questions has it."""
     return int(name) if name.isdecimal() and str(int(name)) == name else name
 
 
 def _vqa(rows: Sequence[Row]) -> list[Any]:
-    return [{"question_id": _number(row["id"]), "answer": _answer(row)} for row in rows]
+    return [{"question_id": _number(row["id"]), "answer": row["prediction"]} for row in rows]
 
 
 def _vizwiz(rows: Sequence[Row]) -> list[Any]:
-    return [{"image": row["details"]["image"], "answer": _answer(row)} for row in rows]
+    return [{"image": row["details"]["image"], "answer": row["prediction"]} for row in rows]
 
 
 def _gqa(rows: Sequence[Row]) -> list[Any]:
@@ -83,17 +79,17 @@ def _gqa(rows: Sequence[Row]) -> list[Any]:
 
 
 def _aokvqa_direct(rows: Sequence[Row]) -> dict[str, str]:
-    return {row["id"]: _answer(row) for row in rows}
+    return {row["id"]: row["prediction"].strip().lower() for row in rows}
 
 
 def _aokvqa_choice(rows: Sequence[Row]) -> dict[str, str]:
-    return {row["id"]: row["details"]["options"].get(_letter(row), _answer(row)) for row in rows}
+    return {row["id"]: row["details"]["options"].get(_letter(row), row["prediction"]) for row in rows}
 
 
 def _scienceqa(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     numbers = {row["id"]: list(row["details"]["options"]).index(found) if (found := _letter(row)) else -1
                for row in rows}  # fmt: skip
-    return {"results": numbers, "outputs": {row["id"]: _answer(row) for row in rows}}
+    return {"results": numbers, "outputs": {row["id"]: row["prediction"] for row in rows}}
 
 
 def _letter(row: Row) -> str | None:
@@ -101,11 +97,11 @@ def _letter(row: Row) -> str | None:
 
 
 def _captions(rows: Sequence[Row]) -> list[Any]:
-    return [{"image_id": _number(row["id"]), "caption": _answer(row)} for row in rows]
+    return [{"image_id": _number(row["id"]), "caption": " ".join(row["prediction"].split())} for row in rows]
 
 
 def _pope(rows: Sequence[Row]) -> str:
-    lines = ({"question": row["question"], "answer": _answer(row)} for row in rows)
+    lines = ({"question": row["question"], "answer": row["prediction"]} for row in rows)
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
