@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ import torch
 import chatbridge
 from chatbridge.common.dist import Dist
 from chatbridge.common.revision import revision
-from chatbridge.common.source_digest import source_digest
+from chatbridge.common.source_digest import code_digest, source_digest
 from chatbridge.config.constraints import Choice
 from chatbridge.config.registry import plugin_folder
 from chatbridge.config.schema import plain
@@ -111,7 +112,10 @@ def _task_receipt(task: Task, shared: Mapping[str, Any]) -> TaskReceipt:
 
 def scoring_settings(task: Task) -> dict[str, Any]:
     """The part `scoring`: the metrics with their settings and code, the headline, and what intervals draw together."""
-    metrics = {name: {**without_files(one.config), **_prints(one.config)} for name, one in task.metrics.items()}
+    metrics = {
+        name: {**without_files(one.config), **_prints(one.config), **plugin_code(type(one))}
+        for name, one in task.metrics.items()
+    }
     code = source_digest((Path(chatbridge.__file__).parent / METRICS,))[:16]
     own = {"metrics": metrics, "headline": task.main_metric, "resample_by": list(task.config.resampled_together)}
     return {"kind": _kind(task), **own, "code": code}
@@ -124,6 +128,14 @@ def rescored(receipt: Receipt, tasks: Mapping[str, Task]) -> Receipt:
         one = found[name]
         found[name] = replace(one, settings={**one.settings, SCORING: scoring_settings(tasks[name])})
     return Receipt(found, receipt.environment)
+
+
+def plugin_code(part: type) -> dict[str, str]:
+    """{"code": hash} of the file of a part that is not ChatBridge's own; {} for one that is"""
+    source = getattr(sys.modules.get(part.__module__), "__file__", None)
+    if part.__module__.startswith("chatbridge.") or source is None:
+        return {}
+    return {"code": code_digest(Path(source).read_bytes())[:16]}
 
 
 def _prints(config: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import shutil
 import sys
@@ -21,6 +22,7 @@ from chatbridge.experiment.data import open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
 from chatbridge.processors.media_source import Rolled, SideBySide
+from chatbridge.tasks.metrics.base import METRICS
 from chatbridge.tasks.receipt import TaskReceipt, changed_predictions, differences, read_receipt
 from chatbridge.tasks.receipt_questions import media_digest
 from tests.helpers.mini_world import MiniWorld, write_yaml
@@ -319,3 +321,23 @@ def test_a_file_of_anybody_has_a_receipt_of_its_scores(tmp_path):
         receipt("a.jsonl", "red", "anls.threshold=0.4")["digest"],
     }
     assert len(digests) == 3
+
+
+def test_the_code_of_plugins_counts(tmp_path, monkeypatch):
+    """fails when a changed metric or encoder of a plugin keeps the receipt"""
+    (tmp_path / "my_lab_of_receipts/metrics").mkdir(parents=True)
+    file = tmp_path / "my_lab_of_receipts/metrics/mine.py"
+    file.write_text("x = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = receipts.code_settings(("my_lab_of_receipts",))
+    file.write_text("x = 2")
+    source_digest.cache_clear()
+    after = receipts.code_settings(("my_lab_of_receipts",))
+    assert set(before) == {"chatbridge", "my_lab_of_receipts"} and before["chatbridge"] == after["chatbridge"]
+    assert before["my_lab_of_receipts"] != after["my_lab_of_receipts"]
+    file.write_text("class Mine: ...")
+    part = importlib.import_module("my_lab_of_receipts.metrics.mine").Mine
+    known = receipts.plugin_code(part)
+    file.write_text("class Mine:\n    x = 1")
+    assert set(known) == {"code"} and receipts.plugin_code(part) != known
+    assert receipts.plugin_code(METRICS.get("anls")) == {}
