@@ -13,8 +13,8 @@ from chatbridge.tasks.base import TASKS, Task, TaskConfig
 class Dialogue(Task):
     """The last answer of a conversation; the earlier ones are part of the prompt, as they are in the data.
 
-    The default scores are those of the AVSD challenges (DSTC7, DSTC8) but METEOR. A data set shortens what precedes the
-    question, for example `history: 0` of the format avsd.
+    The default scores are those of the AVSD challenges (DSTC7, DSTC8) but METEOR, which needs a package. A data set
+    shortens what precedes the question, for example `history: 0` of the format avsd.
     """
 
     @dataclass(frozen=True, kw_only=True)

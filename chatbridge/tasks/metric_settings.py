@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.common.extras import how_to_install
 from chatbridge.config.schema import parse
 from chatbridge.tasks.metrics.base import METRICS, Metric
 
@@ -43,7 +45,8 @@ def built_metrics(settings: Mapping[str, Any]) -> dict[str, Metric]:
 def metric_problems(
     settings: Mapping[str, Any], main_metric: str | None, writes: frozenset[str] | None = None
 ) -> Iterator[Problem]:
-    """Unknown metrics, wrong settings, metrics of another kind of task, two scores of one name, an unknown headline.
+    """Unknown metrics, wrong settings, metrics of another kind of task, packages that are not installed, two scores of
+    one name, an unknown headline.
 
     writes   what the lines of the task have besides the text; None: not known, scoring sees it
     """
@@ -57,6 +60,10 @@ def metric_problems(
         if lacking := sorted(metric.needs - writes) if writes is not None else []:
             message = f"{name} needs {', '.join(lacking)}, which tasks of this kind do not write"
             yield Problem("metrics", message, hint="choose another metric, or another kind of task")
+        for package in metric.packages:
+            if find_spec(package) is None:
+                message = f"{name} needs the package {package!r}, which is not installed"
+                yield Problem("metrics", message, hint=f"{how_to_install(package)}; or leave {name} out")
         for score in metric.names:
             if score in owners:
                 message = f"{owners[score]} and {name} both give a score named {score}"

@@ -12,6 +12,7 @@ import pytest
 
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.config.schema import parse
+from chatbridge.tasks import metric_settings
 from chatbridge.tasks.base import TASKS, Task, TaskConfig, task_for_scoring
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.metric_settings import built_metrics, named_settings
@@ -110,6 +111,24 @@ def test_chosen_metrics_keep_the_settings_of_their_kind():
     assert named_settings({"names_all": {"must_name": "x"}, "mme": None}, defaults) == {
         "names_all": {"must_name": "x"}, "mme": {}
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "package"),
+    [("anls", "rapidfuzz"), ("word_error_rate", "jiwer"), ("meteor", "nltk"), ("spice", "pycocoevalcap")],
+)
+def test_a_missing_package_is_reported_before_anything_is_asked(
+    node: dict[str, Any], metric: str, package: str, monkeypatch: pytest.MonkeyPatch
+):
+    """fails when hours of generation end in an import that fails"""
+    there = metric_settings.find_spec
+    monkeypatch.setattr(metric_settings, "find_spec", lambda name: None if name == package else there(name))
+    with pytest.raises(ConfigError) as error:
+        parse(EvaluationConfig, {"tasks": {"qa": {**node, "metrics": [metric]}}})
+    (problem,) = error.value.problems
+    assert problem.message == f"{metric} needs the package {package!r}, which is not installed"
+    assert "pip install" in problem.hint and f"leave {metric} out" in problem.hint
+    parse(EvaluationConfig, {"tasks": {"qa": {**node, "metrics": ["exact_match"]}}})
 
 
 @pytest.mark.parametrize(("settings", "path", "message"), [

@@ -27,6 +27,10 @@ class ANLS(Metric):
     config: Config
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        return ("rapidfuzz",)
+
+    @property
     def names(self) -> tuple[str, ...]:
         return ("anls",)
 

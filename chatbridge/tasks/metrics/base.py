@@ -110,6 +110,11 @@ class Metric(ABC):
         self.config = config
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Optional packages that `scores` imports; a YAML is refused before anything is asked where one is missing."""
+        return ()
+
+    @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """Of its scores, the headline first: ("bleu_4", "bleu_1", ...)."""

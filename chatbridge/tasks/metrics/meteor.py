@@ -33,11 +33,15 @@ class Meteor(Metric):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        # none: words and stems only, needs nothing; pycocoevalcap: also synonyms and paraphrases, as published,
+        # none: words and stems only; pycocoevalcap: also synonyms and paraphrases, as published,
         # from the files of that package (Java is not needed)
         tables: Literal["none", "pycocoevalcap"] = "none"
 
     config: Config
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return ("nltk",) if self.config.tables == "none" else ("nltk", "pycocoevalcap")
 
     @property
     def names(self) -> tuple[str, ...]:

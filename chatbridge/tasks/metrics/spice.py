@@ -31,6 +31,10 @@ class Spice(Metric):
     config: Config
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        return ("pycocoevalcap",)
+
+    @property
     def names(self) -> tuple[str, ...]:
         return ("spice",)
 

@@ -30,6 +30,10 @@ class WordErrorRate(Metric):
     lower_is_better = frozenset({"word_error_rate", "character_error_rate"})
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        return ("jiwer",)
+
+    @property
     def names(self) -> tuple[str, ...]:
         return ("word_error_rate", "character_error_rate")
 
