@@ -5,7 +5,7 @@ Takes any data set whose details have `options` (letter -> text, or a list of te
 shown is the data set's: its `prompt`, `option_form` and `option_separator`.
 
 Rotations of the options (`rotate: true` of a data set) are scored together: a question is correct if every rotation of
-it is (metrics/circular.py), which is the headline score then.
+it is (metrics/circular.py), which is the headline score then; without rotations there are no such scores.
 
 A line of the predictions has, besides what every task writes,
     options          letter -> text
@@ -16,19 +16,15 @@ A line of the predictions has, besides what every task writes,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.models.language.likelihood import Likelihood
-from chatbridge.tasks.base import TASKS, Prediction, Task, TaskConfig
-from chatbridge.tasks.metric_settings import built_metrics
+from chatbridge.tasks.base import TASKS, Task, TaskConfig
 from chatbridge.tasks.metrics._options import lettered
 from chatbridge.tasks.metrics.choice_likelihood import LOGPROBS, TOKENS, most_likely
-from chatbridge.tasks.prediction_lines import items_of
-from chatbridge.tasks.scoring import Scored
 
 LIKELIHOODS = ("choice_likelihood", "choice_likelihood_normalised")
 
@@ -52,8 +48,10 @@ class ChoiceTask(Task):
 
         @property
         def default_metrics(self) -> Mapping[str, Mapping[str, Any]]:
+            read = {"letter": ("choice_letter",), "likelihood": LIKELIHOODS, "both": ("choice_letter", *LIKELIHOODS)}
             letter = {} if self.answer == "likelihood" else {"choice_letter": {}}
-            return letter if self.answer == "letter" else {**letter, "choice_likelihood": {}}
+            likelihood = {} if self.answer == "letter" else {"choice_likelihood": {}}
+            return {"circular": {"of": [*read[self.answer]], "optional": True}, **letter, **likelihood}
 
         def problems(self) -> Iterator[Problem]:
             yield from super().problems()
@@ -105,11 +103,3 @@ class ChoiceTask(Task):
             if not self.generates:
                 fields["prediction"] = most_likely(fields[LOGPROBS])
         return fields
-
-    def scored(self, rows: Sequence[Prediction], folder: Path | None = None) -> Scored:
-        """The scores of predictions; those of whole questions first if the options were rotated."""
-        items = items_of(rows, folder)
-        if self.config.metrics is not None or not any(item.details.get("copy") for item in items):
-            return super().scored(rows, folder)
-        of = [*(["choice_letter"] if self.generates else []), *(LIKELIHOODS if self.config.answer != "letter" else [])]
-        return Scored.of({**built_metrics({"circular": {"of": of}}), **self.metrics}, items, self.config.main_metric)

@@ -35,6 +35,7 @@ class Circular(Metric):
     class Config:
         of: tuple[Of, ...] = ("choice_letter",)  # how the chosen option is read
         by: By = "tokens"  # as of choice_likelihood
+        optional: bool = False  # no scores where no item is a rotation, in place of an error
 
     config: Config
 
@@ -43,6 +44,8 @@ class Circular(Metric):
         return tuple(f"{name}{SUFFIX[of]}" for of in self.config.of for name in ("circular", "unrotated"))
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
+        if self.config.optional and not any(item.details.get("copy") for item in items):
+            return [mean_score(name, [None] * len(items)) for name in self.names]
         questions = _questions(items)
         found: list[Score] = []
         for of in self.config.of:

@@ -108,3 +108,4 @@ def test_missing_rotations_are_reported() -> None:
         scored("circular", rotations("7", "ACB")[:2])
     with pytest.raises(DataError, match="item '0' has no `base` and `copy`"):
         scored("circular", [item(0, "A")])
+    assert all(not one.measured for one in scored("circular", [item(0, "A")], optional=True).values())
