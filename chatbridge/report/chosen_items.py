@@ -16,7 +16,6 @@ from chatbridge.tasks.mmbench import OF_COPY
 from chatbridge.tasks.prediction_lines import read_scores, scores_path
 
 ITEMS = 3  # of each kind
-UNSCORED = 6  # random items of a task without scores
 SEED = 0  # of the random ones, the same in every report
 
 
@@ -80,7 +79,7 @@ def chosen_items(task: TaskRun, count: int = ITEMS, higher_is_better: bool = Tru
     shuffled = [rows[at] for at in order]
     scored = [(value, row) for row in shuffled if (value := item_score(task, row)) is not None]
     if not scored:
-        return ChosenItems(task, (), tuple(shuffled[:UNSCORED]), ())
+        return ChosenItems(task, (), tuple(shuffled[:count]), ())
     sign = 1.0 if higher_is_better else -1.0
     ranked = sorted(scored, key=lambda one: sign * one[0])
     lowest, highest = ranked[0][0], ranked[-1][0]

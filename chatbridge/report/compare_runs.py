@@ -18,7 +18,7 @@ from chatbridge.report.compared_run import (
     sides,
     stored_scores,
 )
-from chatbridge.report.comparison import TaskComparison, compare_task
+from chatbridge.report.comparison import NotScored, TaskComparison, compare_task
 from chatbridge.report.run_differences import flat_settings
 from chatbridge.tasks.statistics import RESAMPLES
 
@@ -58,11 +58,18 @@ def compare_runs(a: ComparedRun, b: ComparedRun, how: How) -> RunComparison:
 
     raises   DataError if no task is common, or the items of one do not fit
     """
-    pairs = _pairs(a, b)
-    tasks = tuple(_compared(*pair, how) for pair in pairs)
+    found, unscored = [], []
+    for pair in _pairs(a, b):
+        try:
+            found.append((pair, _compared(*pair, how)))
+        except NotScored as error:
+            unscored.append(error)
+    if not found:
+        raise DataError("; ".join(map(str, unscored)))
+    pairs, tasks = [pair for pair, _ in found], tuple(task for _, task in found)
     receipts = compare_receipts(a, b, pairs)
     settings = _conditions(pairs) | dict(receipts.rows if receipts.is_whole else _setting_differences(a, b, pairs))
-    notes = (*receipts.notes, *_notes(a, b, pairs, tasks, receipts.equal, how))
+    notes = (*map(str, unscored), *receipts.notes, *_notes(a, b, pairs, tasks, receipts.equal, how))
     return RunComparison(a, b, tasks, settings, tuple(notes))
 
 

@@ -15,6 +15,11 @@ from chatbridge.tasks.metrics.base import Item, Score
 from chatbridge.tasks.scoring import drawn_with, group_of
 from chatbridge.tasks.statistics import RESAMPLES, SAME, Array, Outcomes, PairedDifference, mcnemar, paired
 
+
+class NotScored(DataError):
+    """Neither side has a score of a task: its data have no reference answers."""
+
+
 Verdict = Literal["A", "B", ""]
 SHOWN = 3  # ids in a message
 FEWEST = 10  # items, or groups that are drawn together, from which a bootstrap says something
@@ -128,7 +133,8 @@ def compare_task(
 
     group_by     annotation fields whose values get a line each
     resample_by  annotation fields whose values name the items that are drawn together; (): items are independent
-    raises       DataError if no item or score is common, or an id has other references on the other side
+    raises       NotScored if neither side has a score; DataError if no item or score is common, or an id has other
+                 references on the other side
     """
     pairs, only_a, only_b = common_items(a, b)
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -187,6 +193,8 @@ def _matched(a: Side, b: Side, scores_a: Sequence[Score], scores_b: Sequence[Sco
     """The scores that both sides have, in the order of a."""
     named = {score.name: score for score in scores_b}
     matched = [(score, named[score.name]) for score in scores_a if score.name in named]
+    if not scores_a and not scores_b:
+        raise NotScored(f"{a.task}: has no score on either side, as its data have no reference answers")
     if not matched:
         have = [", ".join(score.name for score in scores) or "no score" for scores in (scores_a, scores_b)]
         raise DataError(

@@ -23,9 +23,9 @@ Card = tuple[Media, list[Prediction]]
 
 
 def items_section(runs: Runs, budget: MediaBudget) -> str:
-    """HTML of the chosen items of all tasks with all their media; "" without any."""
+    """HTML of the chosen items of all scored tasks with all their media; "" without any. The examples show others."""
     parts = []
-    for task in runs.complete:
+    for task in runs.scored:
         file = ScoresFile(task)
         if shown := _task(chosen_items(task, higher_is_better=file.higher_is_better), budget):
             reasons = ", ".join(f"{count} {html.escape(reason)}" for reason, count in file.unreadable.items())

@@ -175,3 +175,16 @@ def test_a_judge_is_not_asked_again(roots, tmp_path, capsys):
     row = next(line for line in text.splitlines() if line.startswith("judge_accuracy"))
     assert row.split()[1:4] == ["100.00%", "50.00%", "-50.00"]
     assert "judge_nonsense, judge_score are left out" in text and "metrics of A and B differ" not in text
+
+
+def test_a_task_without_references_is_left_out(roots, tmp_path, capsys):
+    """fails when a test split, whose answers are on a server, ends the comparison of the other tasks"""
+    folders = [shutil.copytree(root / "eval", tmp_path / name) for root, name in zip(roots, "ab", strict=True)]
+    for folder in folders:
+        path = folder / "predictions_audio_video.jsonl"
+        rows = [{**json.loads(line), "references": []} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = run(capsys, *folders)
+    assert "audio_video: has no score on either side" in text and "image: 4 common items" in text
+    with pytest.raises(DataError, match="no reference answers"):
+        compare.main([*map(str, folders), "--task", "audio_video"])
