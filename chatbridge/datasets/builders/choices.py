@@ -114,7 +114,7 @@ class Choices(AnnotationDataset[ChoiceRecord]):
         return f"{record.id}+{copy}" if copy else record.id
 
     def shared_id(self, index: int) -> str:
-        return self._question(index)[0].id
+        return self._annotation(index).id
 
     def details(self, index: int) -> Mapping[str, Any]:
         record, copy = self._question(index)
@@ -128,12 +128,11 @@ class Choices(AnnotationDataset[ChoiceRecord]):
             "copy": copy,
         }
 
-    def references(self, index: int) -> tuple[str, ...]:
-        return _references(self._question(index)[0])
+    def answers(self, record: ChoiceRecord) -> tuple[str, ...]:
+        return () if (letter := _letter(record)) is None else (letter,)
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
-        record, _ = self._question(index)
-        messages, references = self.conversation(record, rng)
+        messages, references = self.conversation(self._annotation(index), rng)
         return Record(self.sample_id(index), messages, references, self.details(index))
 
     def conversation(self, record: ChoiceRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
@@ -141,7 +140,7 @@ class Choices(AnnotationDataset[ChoiceRecord]):
         media = self._media(record)
         turn = asked(self.config.prompt, () if record.placed else media, fields)
         parts = placed(turn.parts, media) if record.placed else turn.parts
-        return answered(_letter(record), *parts), _references(record)
+        return answered(_letter(record), *parts), self.answers(record)
 
     def fault(self, record: ChoiceRecord) -> str | None:
         return None if record.question.strip() else "'question' is empty"
@@ -150,6 +149,9 @@ class Choices(AnnotationDataset[ChoiceRecord]):
         form = self.config.option_form
         shown = (form.replace(LETTER, letter).replace(TEXT, text) for letter, text in _lettered(record).items())
         return self.config.option_separator.join(shown)
+
+    def _annotation(self, index: int) -> ChoiceRecord:
+        return self._question(index)[0]
 
     def _question(self, index: int) -> tuple[ChoiceRecord, int]:
         """The index-th question with its options rotated, and the number of the rotation. raises IndexError"""
@@ -185,7 +187,3 @@ def _lettered(record: ChoiceRecord) -> dict[str, str]:
 
 def _letter(record: ChoiceRecord) -> str | None:
     return None if record.answer is None else ascii_uppercase[record.answer]
-
-
-def _references(record: ChoiceRecord) -> tuple[str, ...]:
-    return () if (letter := _letter(record)) is None else (letter,)
