@@ -2,12 +2,12 @@
 
 avsd        DSTC7's train_set4DSTC7-AVSD.json: {"dialogs": [{"image_id": "7UPGT", "caption", "summary", "dialog":
             [{"question", "answer"}]}]}; `context` puts the caption or summary before the first question. In
-            test_set4DSTC7-AVSD.json the last answer is __UNDISCLOSED__; it is in
-            lbl_undisclosedonly_test_set4DSTC7-AVSD.json, which has the same layout.
+            test_set4DSTC7-AVSD.json the last answer is __UNDISCLOSED__.
 references  test_set4DSTC7-AVSD_multiref.json with six answers per last question, COCO's layout: {"images": [{"id": 1,
             "name": "7UPGT_9"}], "annotations": [{"image_id": 1, "caption"}]}. The name is the video and the number of
             the round. A file without names has the order of the dialogues and the ids 1, 2, 3 ..., as the official
-            script assumes.
+            script assumes. Or lbl_undisclosedonly_test_set4DSTC7-AVSD.json, {"dialogs": [...]}: the last answer of
+            every dialogue is its only reference.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.formats.coco import with_captions
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields
-from chatbridge.datasets.formats.json_stream import section
-from chatbridge.datasets.formats.records import DialogueRecord, Format, Parsed, parsed, rounds
+from chatbridge.datasets.formats.json_stream import json_values, section
+from chatbridge.datasets.formats.records import CaptionRecord, DialogueRecord, Format, Parsed, parsed, rounds
 
 HIDDEN = "__UNDISCLOSED__"
 
@@ -64,7 +64,7 @@ def _avsd(fields: Fields, context: tuple[str, ...], history: int | None) -> Dial
 
 
 class References:
-    """The answers of a file in COCO's layout, by the video of their name, or by their position.
+    """The answers of a file of references, by the video of their name, or by their position.
 
     raises   DataError for another layout
     """
@@ -73,8 +73,8 @@ class References:
         self.path = path
         self._by_video: dict[str, dict[str, tuple[str, ...]]] = {}  # video -> number of the round -> answers
         self._in_order: list[tuple[str, ...]] = []
-        with other_file_named(path, "dialogs", "is this the file of `annotations`?"):
-            entries = list(with_captions(path, _name))
+        is_dialogues = any(value.section == "dialogs" for value in json_values(path))
+        entries = _last_answers(path) if is_dialogues else with_captions(path, _name)
         for number, one in enumerate(entries, start=1):
             if one.record is None or not one.record.captions:
                 raise DataError(f"{path}: {one.place}: {one.fault or 'has no answers'}")
@@ -102,6 +102,20 @@ class References:
             named = f"those of rounds {', '.join(there)}" if there else "none"
             raise BadRecord(f"the last question, round {last}, has no answers in {self.path.name}, which has {named}")
         return there[number]
+
+
+def _last_answers(path: Path) -> Iterator[Parsed[CaptionRecord]]:
+    """The last answers of a file of dialogues, as captions with the name of video and round."""
+    return (parsed(value, _last_answer) for value in section(path, "dialogs"))
+
+
+def _last_answer(fields: Fields) -> CaptionRecord:
+    turns = fields.items("dialog")
+    answer = Fields(turns[-1]).text("answer").strip() if turns else ""
+    if answer == HIDDEN:
+        raise BadRecord("its last answer is hidden; is this the file of `annotations`?")
+    video = fields.name("image_id")
+    return CaptionRecord(id=video, names=(f"{video}_{len(turns) - 1}",), captions=(answer,) if answer else ())
 
 
 def _name(fields: Fields, _: str) -> tuple[str, ...]:

@@ -197,7 +197,7 @@ def test_references_of_avsd_belong_to_their_dialogues(tmp_path: Path):
     for references, message in (
         (one, "has the answers to 1 questions, and the dialogues are 2; are both files of the same split"),
         (replaced(AVSD_MULTIREF, ("annotations", 1, "image_id"), 2), "images, record 0: has no answers"),
-        (AVSD_TEST, "expected 'images', found 'type', 'version', 'dialogs'; is this the file of `annotations`"),
+        (AVSD_TEST, "dialogs, record 0: its last answer is hidden; is this the file of `annotations`"),
         (
             replaced(AVSD_MULTIREF, ("images", 0, "file_name"), "a.jpg"),
             "images, record 0: has a 'file_name': captions of",
@@ -210,6 +210,11 @@ def test_references_of_avsd_belong_to_their_dialogues(tmp_path: Path):
         other = Miniature(**{**vars(test), "files": {"test": AVSD_TEST, "references": references}})
         with pytest.raises(DataError, match=message):
             other.open(tmp_path)
+    labels = {"dialogs": [{"image_id": name, "dialog": [{"question": "?", "answer": answer}]}
+                          for name, answer in (("2WSPB", "no"), ("7UPGT", "some music"))]}  # fmt: skip
+    one_each = Miniature(**{**vars(test), "files": {"test": AVSD_TEST, "references": labels}})
+    found = first(one_each.open(tmp_path))
+    assert found.references == ("some music",) and len(found.conversation) == 4
     swapped = Miniature(**{**vars(test), "files": {"test": AVSD_MULTIREF, "references": AVSD_TEST}})
     with pytest.raises(DataError, match="expected 'dialogs', found .*'images'.*; is this the file of `references`"):
         swapped.open(tmp_path)
