@@ -64,13 +64,13 @@ def _sha256(content: bytes) -> str:
 def code_digest(source: bytes) -> str:
     """A hash of one file; that of its bytes where it is not the code of this version of Python."""
     try:
-        words: Iterable[str] = _words(ast.parse(source))
+        words: Iterable[str] = source_words(ast.parse(source))
         return _sha256("\n".join(words).encode("utf-8", "surrogatepass"))
     except (SyntaxError, ValueError, RecursionError):
         return _sha256(source)
 
 
-def _words(node: ast.AST) -> Iterator[str]:
+def source_words(node: ast.AST) -> Iterator[str]:
     """The nodes in order with what they hold. Empty fields are left out: versions of Python differ by them."""
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
@@ -80,9 +80,11 @@ def _words(node: ast.AST) -> Iterator[str]:
         entries = value if isinstance(value, list) else [value]
         if name == "body" and isinstance(node, DOCUMENTED) and _is_text(entries[0]):
             entries = entries[1:]
+        if isinstance(node, ast.JoinedStr):  # Python 3.12 has empty texts in f-strings, others do not
+            entries = [one for one in entries if not (isinstance(one, ast.Constant) and one.value == "")]
         for entry in entries:
             if isinstance(entry, ast.AST):
-                yield from _words(entry)
+                yield from source_words(entry)
             else:
                 yield repr(entry)
 

@@ -15,7 +15,7 @@ import torch
 
 from chatbridge import __main__ as commands
 from chatbridge.common.errors import DataError
-from chatbridge.common.source_digest import code_digest, source_digest
+from chatbridge.common.source_digest import code_digest, source_digest, source_words
 from chatbridge.experiment import receipt as receipts
 from chatbridge.experiment.build import build_chat, planned_chat
 from chatbridge.experiment.data import open_data
@@ -174,6 +174,10 @@ def test_only_differences_of_code_change_the_code(tmp_path):
     assert code_digest(code) == code_digest(b"def f(x):\n    # other\n    return (x + 1)\n")
     assert len({code_digest(code.replace(b"x + 1", one)) for one in (b"x + 2", b"x - 1", b"y + 1", b"x + 1.0")}) == 4
     assert code_digest(b"f(") != code_digest(b"f((")  # not this Python's code: its bytes
+    tree = ast.parse('f"{x}"')
+    as_in_other_versions = list(source_words(tree))
+    tree.body[0].value.values.append(ast.Constant(""))  # type: ignore[attr-defined]  # as Python 3.12 reads it
+    assert list(source_words(tree)) == as_in_other_versions
     (tmp_path / "a.py").write_bytes(code)
     before = digest_of_folder(tmp_path)
     (tmp_path / "a.py").write_bytes(code.replace(b"# why", b"# because"))
