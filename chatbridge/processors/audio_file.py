@@ -19,7 +19,14 @@ from torch import Tensor
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio_header_check import check_header
 from chatbridge.processors.audio_mp3_ogg import content_of, mp3_parts, ogg_links
-from chatbridge.processors.audio_reader import AudioEndsEarly, AudioReader, ChannelMixer, Kept, WaveformReader
+from chatbridge.processors.audio_reader import (
+    AudioEndsEarly,
+    AudioReader,
+    ChannelMixer,
+    Kept,
+    RolledReader,
+    WaveformReader,
+)
 from chatbridge.processors.audio_soundfile import ChainedReader, SoundFileReader
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import NoAudio, Ref, Rolled, name_of, opened, reasons
@@ -114,15 +121,14 @@ def open_audio(
 ) -> Iterator[ResampledAudio]:
     """The audio of a file, of the first audio track of a video, or of a waveform float[samples] or [channels, samples],
     as one channel: the mean of the channels, or the first one. "each" keeps all, for `at_source_rate` alone.
-    Rolled audio is read as a whole, up to the limit, and begins with its second half.
+    Rolled audio begins with its second half.
 
     raises   NoAudio when the file has none; MediaError when it is too long; what the decoder raises for a broken one
     """
     source = _open(ref.ref if isinstance(ref, Rolled) else ref, rate_hz, channels)
     try:
         source.num_samples = _allowed(source, limits)
-        audio = ResampledAudio(source, rate_hz)
-        yield ResampledAudio(_rolled(audio), rate_hz) if isinstance(ref, Rolled) else audio
+        yield ResampledAudio(RolledReader(source) if isinstance(ref, Rolled) else source, rate_hz)
     finally:
         source.close()
 
@@ -195,12 +201,6 @@ def _open(ref: Ref, rate_hz: int, channels: Kept) -> AudioReader:
             raise MediaError(f"{name_of(ref)} of {ref.dtype}: a waveform is floats in -1..1")
         return WaveformReader(ref if ref.ndim == 1 else _mono(ref, channels), rate_hz)
     return open_reader(ref, channels)
-
-
-def _rolled(audio: ResampledAudio) -> AudioReader:
-    """The audio at the rate of its file with its second half first."""
-    wave = audio.at_source_rate()
-    return WaveformReader(wave.roll(len(wave) // 2, dims=0), audio.source.rate_hz)
 
 
 def _mono(wave: Tensor, channels: Kept) -> Tensor:

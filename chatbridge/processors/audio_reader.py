@@ -56,6 +56,27 @@ class WaveformReader:
         pass
 
 
+class RolledReader:
+    """The audio of another reader with its second half first; only the wanted slices of it are read."""
+
+    def __init__(self, source: AudioReader):
+        self.source, self.rate_hz, self.num_samples = source, source.rate_hz, source.num_samples
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """float32[stop - start], or float32[stop - start, channels]. raises AudioEndsEarly as the other reader"""
+        half = self.num_samples // 2
+        first = self.num_samples - half  # where the second half begins
+        pieces = []
+        if start < half:
+            pieces.append(self.source.read(first + start, first + min(stop, half)))
+        if stop > half:
+            pieces.append(self.source.read(max(start, half) - half, stop - half))
+        return joined(pieces)
+
+    def close(self) -> None:
+        self.source.close()
+
+
 class ChannelMixer:
     """Makes one channel of many, block by block, and notices when the mix lost what the channels hold.
 

@@ -12,6 +12,7 @@ from chatbridge.common import seeds
 from chatbridge.config.schema import Choice, parse
 from chatbridge.conversation.messages import Media
 from chatbridge.processors.audio_file import open_audio
+from chatbridge.processors.audio_reader import AudioEndsEarly, RolledReader, WaveformReader
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import Rolled
 from chatbridge.tasks import Task
@@ -109,7 +110,7 @@ def test_each_of_several_prompts_keeps_its_text(folder: Path):
     first, second = (shuffled.dataset.record(number, rng) for number in (0, 1))
     assert [one.conversation[0].text for one in (first, second)] == ["Look: What 0?", "Now, What 0?"]
     (one, _), (other, _) = (list(items_of(record.conversation)) for record in (first, second))
-    assert one == other and Path(one.ref).name != "v0.mp4"
+    assert one == other and Path(str(one.ref)).name != "v0.mp4"
 
 
 def test_a_condition_changes_its_modality_alone(task):
@@ -146,8 +147,26 @@ def test_rolled_audio_begins_with_its_second_half(tmp_path: Path):
     path = tmp_path / "a.wav"
     path.write_bytes(wav(441.0, seconds=0.5))
     with open_audio(path, 16000) as audio, open_audio(Rolled(path), 16000) as moved:
-        wave, other = audio.read_all(), moved.read_all()
+        wave, other, part = audio.read_all(), moved.read_all(), moved.read(3000, 5000)
     assert torch.equal(other, torch.cat([wave[4000:], wave[:4000]])) and not torch.equal(other, wave)
+    assert torch.equal(part, other[3000:5000]), "a slice across the seam"
     with open_audio(Rolled(path), 8000, Limits(max_seconds=0.25)) as moved:
         assert len(moved.read_all()) == 2000
+    odd = torch.arange(5) / 10
+    with open_audio(Rolled(odd), 16000) as moved:
+        assert moved.read_all().tolist() == pytest.approx([0.3, 0.4, 0.0, 0.1, 0.2])
     assert str(Rolled(path)).endswith("a.wav, moved by half its length")
+    cut = RolledReader(EndsEarly(torch.arange(10) / 10, 10))
+    with pytest.raises(AudioEndsEarly) as early:
+        cut.read(0, 5)
+    cut.num_samples = early.value.num_samples
+    assert cut.read(0, 6).tolist() == pytest.approx([0.3, 0.4, 0.5, 0.0, 0.1, 0.2]), "rolled by the real length"
+
+
+class EndsEarly(WaveformReader):
+    """Audio whose header promises ten samples, of which there are six."""
+
+    def read(self, start: int, stop: int):
+        if stop > 6:
+            raise AudioEndsEarly(6)
+        return super().read(start, stop)
