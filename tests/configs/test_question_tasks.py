@@ -93,7 +93,7 @@ def test_published_scores_name_a_score_of_the_task():
     assert count == 23
 
 
-def test_variants_that_the_yamls_mention(data: Path, monkeypatch: pytest.MonkeyPatch):
+def test_variants_that_the_yamls_mention(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when a setting that a comment recommends is refused or has no effect"""
     monkeypatch.chdir(data)
     with_ocr = tasks_of("textvqa", ocr="data/textvqa/TextVQA_Rosetta_OCR_v0.2_val.json")["textvqa"]
@@ -101,6 +101,12 @@ def test_variants_that_the_yamls_mention(data: Path, monkeypatch: pytest.MonkeyP
     assert ["Reference OCR token: NOKIA, 24-70" in text for text in texts] == [True, False]
     (row,) = ScriptedModel(lambda text: "A").predictions(tasks_of("scienceqa", images=True)["scienceqa"])
     assert re.match(r"Which of these states.*\nA\. West", row["question"])
+    test = tasks_of("aokvqa", annotations="data/aokvqa/aokvqa_v1p0_test.json", unanswered="keep")
+    for key, answer in (("aokvqa_choice", {"tea"}), ("aokvqa_direct", {"a"})):
+        rows = ScriptedModel(lambda text: "A").predictions(test[key])
+        assert test[key].results(test[key].scored(rows))["metric"] is None
+        (path,) = test[key].write(rows[:1], tmp_path)
+        assert set(json.loads(path.read_text()).values()) == answer
     rotated = tasks_of("aokvqa", rotate=True, only="aokvqa_choice")["aokvqa_choice"]
     rows = ScriptedModel(lambda text: re.findall(r"([A-D])\. (?:coffee|bob)", text)[0]).predictions(rotated)
     found = rotated.results(rotated.scored(rows))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.helpers.mini_questions import (
     AOKVQA,
+    AOKVQA_TEST,
     GQA,
     OKVQA_ANSWERS,
     OKVQA_QUESTIONS,
@@ -29,6 +30,7 @@ FILES = {
     "okvqa/OpenEnded_mscoco_val2014_questions.json": OKVQA_QUESTIONS,
     "okvqa/mscoco_val2014_annotations.json": OKVQA_ANSWERS,
     "aokvqa/aokvqa_v1p0_val.json": AOKVQA,
+    "aokvqa/aokvqa_v1p0_test.json": AOKVQA_TEST,
     "gqa/testdev_balanced_questions.json": GQA,
     "vizwiz/val.json": VIZWIZ,
     "vizwiz/test.json": VIZWIZ_TEST,
