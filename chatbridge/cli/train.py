@@ -47,7 +47,7 @@ from chatbridge.experiment.start import (
     resumed_state,
     start_log,
 )
-from chatbridge.experiment.training_tasks import with_best_mode
+from chatbridge.experiment.training_tasks import evaluation_note, with_best_mode
 from chatbridge.experiment.validate_levers import check_devices
 from chatbridge.experiment.validate_shard import check_ranks, check_units, ranks_note
 from chatbridge.models.compilation import compile_components
@@ -189,7 +189,8 @@ def plan_text(
     config, run = opened.config, opened.config.run
     costs = cost_sections(opened, built, layout, mixture)
     commands = commands_text(commands_of(data.datasets))
-    notes = [ranks_note(run), feature_note(config), random_note(built.model, run.init_from), commands]
+    evaluated = evaluation_note(run, config.evaluation, data.tasks)
+    notes = [evaluated, ranks_note(run), feature_note(config), random_note(built.model, run.init_from), commands]
     return hidden("\n\n".join(filter(None, [plan(config, trainable, layout, mixture, point), costs, *notes])))
 
 

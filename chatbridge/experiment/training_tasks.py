@@ -35,6 +35,16 @@ def _slice(task: Choice[Task], limit: int | None) -> Choice[Task]:
     return replace(task, config=replace(task.config, dataset=replace(dataset, config=limited)))
 
 
+def evaluation_note(run: RunConfig, evaluation: EvaluationConfig, tasks: Mapping[str, Task]) -> str:
+    """A line for a plan: when the training evaluates which tasks, on how many questions; "" without tasks."""
+    if not tasks:
+        return ""
+    every = (run.evaluate.every if run.evaluate is not None else None) or evaluation.every
+    when = f"every {every} steps and after the last" if every is not None else "after the last step"
+    asked = ", ".join(f"{name} ({len(task.dataset)} questions)" for name, task in tasks.items())
+    return f"evaluated {when}: {asked}"
+
+
 def with_best_mode(opened: Opened[Any]) -> Opened[Any]:
     """The same training where run.best.mode is min for a score of a task of which a lower value is better."""
     run: RunConfig = opened.config.run

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chatbridge.cli import train
 from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.data import open_data
 from chatbridge.experiment.open import open_config
@@ -58,6 +59,14 @@ def test_slices_at_steps(world, tmp_path):
     assert all("image_qa/exact_match" in line for line in lines(tmp_path / "run"))
     assert best_checkpoint(tmp_path / "run") is not None
     assert not list((tmp_path / "run/evaluation").glob("*/partial"))
+
+
+def test_the_plan_says_what_is_evaluated(world, tmp_path, capsys):
+    """fails when --check does not show how often which questions are asked"""
+    config = experiment(world, tmp_path / "run", evaluate={"every": 2, "limit": 3})
+    assert train.main(["--cfg-path", str(write_yaml(tmp_path / "x.yaml", config)), "--check"]) == 0
+    expected = "evaluated every 2 steps and after the last: image_qa (3 questions), audio_caption (3 questions)"
+    assert expected in capsys.readouterr().out
 
 
 def problems(world: MiniWorld, folder: Path, **settings: Any) -> str:
@@ -111,6 +120,32 @@ def test_another_slice_starts_the_best_again(world, tmp_path, caplog):
     assert "image_qa: other questions" in caplog.text
     assert json.loads((tmp_path / "run/best").read_text())["step"] == 4  # earlier scores do not count
     assert results(tmp_path / "run")[4]["image_qa"]["count"] == 2
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_keeps_its_answers(world, tmp_path, monkeypatch):
+    """fails when the answers before a kill are generated again, or the losses after it differ"""
+    evaluate = {"every": 2, "tasks": ["image_qa"], "limit": 3}
+    config = experiment(world, tmp_path / "run", evaluate=evaluate, save_every=1)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("chatbridge.tasks.evaluator.write_predictions", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path)
+    (kept,) = (tmp_path / "run/evaluation/step_000002/partial").glob("image_qa.rank0.jsonl")
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert len(rows) == 3
+    kept.write_text("".join(json.dumps({**row, "prediction": "kept"}) + "\n" for row in rows))
+    assert run(config, tmp_path) == 0
+    assert (tmp_path / "run/evaluation/step_000002/predictions_image_qa.jsonl").read_text().count('"kept"') == 3
+    assert "kept" not in (tmp_path / "run/evaluation/step_000004/predictions_image_qa.jsonl").read_text()
+    assert not list((tmp_path / "run/evaluation").glob("*/partial"))
+    config["run"]["output_dir"] = str(tmp_path / "whole")
+    assert run(config, tmp_path) == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -106,13 +106,13 @@ class Captions:
 
 
 def captions_of(items: Sequence[Item]) -> Captions:
-    """Tokenized predictions and references. An item with a problem has an empty prediction, and an empty reference if
-    its annotation could not be read either.
+    """Tokenized predictions and references. An item with a problem has an empty prediction, and a reference of one
+    word if its annotation could not be read either: it stays in the denominator.
 
     raises   DataError that names the readable items without references, or whose references contain no word
     """
     texts = tuple(
-        ("", item.references or ("",)) if item.problem else (item.prediction, item.references) for item in items
+        ("", item.references or ("unknown",)) if item.problem else (item.prediction, item.references) for item in items
     )
     captions = _tokenized(texts)
     pairs = [(item, found) for item, found in zip(items, captions.references, strict=True) if not item.problem]

@@ -110,6 +110,14 @@ def test_unreadable_items_stay() -> None:
     assert scores("cider", items[:1])["cider"].value == 0  # one item: every n-gram is in all documents, as officially
 
 
+def test_nothing_known_of_an_item() -> None:
+    """Fails when an item whose annotation could not be read leaves the denominator, or stops the scoring."""
+    items = [Item("1", "a dog runs", ("a dog runs",)), Item("2", "", problem="media")]
+    found = exact_scores(items) | scores("meteor", items)
+    assert all(score.measured == 2 for score in found.values())
+    assert found["rouge_l"].value == pytest.approx(0.5) and found["bleu_1"].value < 1  # one word is missing
+
+
 def test_empty_corpus_of_predictions() -> None:
     """Fails when no prediction has a word and a division or an index breaks."""
     found = exact_scores([Item("1", "", ("a dog",)), Item("2", "?", ("a cat", "cats"))])
