@@ -34,6 +34,7 @@ from chatbridge.runners.config import RunConfig
 from chatbridge.runners.step_loss import ONE_STREAM
 from chatbridge.runners.validation import Validator
 from chatbridge.tasks import Task
+from chatbridge.tasks.first_question import task_problems
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ def open_data(opened: Opened[Any]) -> RunData:
     found, problems = open_choices({**data, **tasks}, opened.origins)
     if problems:
         raise ConfigError(problems)
+    for at in tasks:
+        problems += [replace(one, path=f"{at}.{one.path}") for one in task_problems(found[at])]
+    if problems:
+        raise ConfigError([placed(one, opened.origins) for one in problems])
     open_sources = {name: found[at] for at, (_, name) in data.items()}
     if isinstance(config, Experiment):
         problems += mixed_piece_problems(config.data, config.model, open_sources)

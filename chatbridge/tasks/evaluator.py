@@ -76,8 +76,6 @@ class Evaluator:
         """Task name -> its metrics. Leaves the model in evaluation mode. made_with: of this evaluation, see above"""
         self.model.eval()
         self.made_with = made_with or self.made_with
-        for task in self.tasks.values():
-            check_ids(task)
         partial = self._partial(folder)
         results = {}
         for name, task in self.tasks.items():
@@ -143,18 +141,6 @@ class Evaluator:
             task, self.model, self.layout, self.processors, self.dist, num_workers=workers,
             drawings=Drawings(self.artist, folder), partial=partial, kept=kept
         )  # fmt: skip
-
-
-def check_ids(task: Task) -> None:
-    """raises DataError before anything is generated if two questions have one id, by which scores are kept"""
-    first: dict[str, int] = {}
-    for index in range(len(task.dataset)):
-        key = task.dataset.sample_id(index)
-        if first.setdefault(key, index) != index:
-            raise DataError(
-                f"task {task.name!r}: questions {first[key]} and {index} of its data set have the same id {key!r}; "
-                "give every question an id of its own"
-            )
 
 
 def write_metrics(path: Path, results: Mapping[str, Any]) -> None:

@@ -121,6 +121,16 @@ def test_mistakes_of_tasks_are_reported_together(world, tmp_path):
     assert "no samples" in found["evaluation.tasks.image_qa.dataset"].message
 
 
+def test_a_metric_of_another_kind_of_task_is_refused_first(world, tmp_path):
+    """fails when it is found after the model has answered all questions"""
+    config = evaluation(world, tmp_path / "eval")
+    config["evaluation"]["tasks"]["joint_qa"]["metrics"] = ["mmbench"]
+    path = write_yaml(tmp_path / "eval.yaml", config)
+    with pytest.raises(ConfigError, match="mmbench cannot score the first question") as error:
+        commands.main(["evaluate", "--cfg-path", str(path), "--check"])
+    assert [problem.path for problem in error.value.problems] == ["evaluation.tasks.joint_qa.metrics"]
+
+
 def test_unknown_commands_point_the_way(capsys):
     """fails when a mistake in the command ends in a traceback"""
     assert commands.main(["evalute"]) == 2
@@ -155,8 +165,8 @@ def test_answers_that_were_not_finished_have_no_old_results(tmp_path, monkeypatc
 
     monkeypatch.setattr(evaluator, "predictions", stopped)
     model = SimpleNamespace(eval=lambda: None, processors=lambda train: {})
-    none, task = cast(Any, None), cast(Any, SimpleNamespace(name="qa", dataset=[]))
-    asking = evaluator.Evaluator({"qa": task}, cast(Any, model), none, Dist(), EvaluationConfig())
+    none = cast(Any, None)
+    asking = evaluator.Evaluator({"qa": none}, cast(Any, model), none, Dist(), EvaluationConfig())
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(KeyboardInterrupt):
         asking.run(tmp_path)

@@ -103,6 +103,7 @@ class Metric(ABC):
     needs: frozenset[str] = frozenset({"references"})
     # scoring again needs Java, a model, or a file made for these very answers: comparisons take the stored values
     is_costly: bool = False
+    checks_alone: bool = True  # whether one item can be scored alone, which checks a task before it asks anything
     Config: type[Any]
     config: Any
 

@@ -30,6 +30,7 @@ SUFFIX = {
 @METRICS.register("circular")
 class Circular(Metric):
     needs = frozenset()  # the options may be in the details
+    checks_alone = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
