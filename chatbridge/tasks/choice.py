@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatbridge.common.errors import DataError, MediaError, Problem
+from chatbridge.datasets.formats.placed_choices import MARK
 from chatbridge.models.language.likelihood import Likelihood
 from chatbridge.tasks.base import TASKS, Task, TaskConfig
 from chatbridge.tasks.metrics._options import lettered
@@ -90,8 +91,11 @@ class ChoiceTask(Task):
             raise MediaError(f"its options are {details.get('options')!r}, expected at least two texts")
         if self.config.answer == "letter":
             return {}
-        return {letter: letter if self.config.likelihood_of == "letter" else text.strip()
-                for letter, text in options.items()}  # fmt: skip
+        if self.config.likelihood_of == "letter":
+            return {letter: letter for letter in options}
+        if any(MARK.search(text) for text in options.values()):
+            raise MediaError("its options are files, not texts to be measured; set likelihood_of: letter")
+        return {letter: text.strip() for letter, text in options.items()}
 
     def likelihood_fields(self, details: Mapping[str, Any], found: Mapping[str, Likelihood]) -> dict[str, Any]:
         fields: dict[str, Any] = {}

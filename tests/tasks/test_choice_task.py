@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from chatbridge.common.dist import Dist
-from chatbridge.common.errors import ConfigError, DataError
+from chatbridge.common.errors import ConfigError, DataError, MediaError
 from chatbridge.common.types import Sample
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import assistant, media_parts
@@ -209,3 +209,14 @@ def test_the_projects_own_records(tmp_path: Path, table: Path, chat_engine: Chat
     assert "has no tokens" in rows[1]["problem"]
     results = task.results(task.scored(rows))
     assert (results["count"], results["unreadable"]) == (2, 1) and "measured" not in results
+
+
+def test_options_that_are_files_are_measured_by_their_letter():
+    """fails when the likelihood of "<image 2>" as a text counts as that of the image"""
+    details = {"options": {"A": "<image 1>", "B": "<image 2>"}, "answer": "A"}
+    by_text = task_for_scoring("which", {"name": "choice", "answer": "likelihood"})
+    by_letter = task_for_scoring("which", {"name": "choice", "answer": "likelihood", "likelihood_of": "letter"})
+    with pytest.raises(MediaError, match="are files, not texts to be measured; set likelihood_of: letter"):
+        by_text.measured_texts(details)
+    assert by_letter.measured_texts(details) == {"A": "A", "B": "B"}
+    assert by_text.measured_texts({"options": {"A": "x < 3", "B": "y"}}) == {"A": "x < 3", "B": "y"}
