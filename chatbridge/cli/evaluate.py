@@ -24,7 +24,7 @@ from chatbridge.datasets.remote_shards.permissions import commands_of, commands_
 from chatbridge.experiment.build import BuiltChat, build_chat, planned_chat, reconciled
 from chatbridge.experiment.data import RunData, open_data
 from chatbridge.experiment.open import open_config
-from chatbridge.experiment.receipt import planned_receipt, receipt_of, with_predictions
+from chatbridge.experiment.receipt import code_settings, planned_receipt, receipt_of, with_predictions
 from chatbridge.experiment.roots import Evaluation
 from chatbridge.experiment.start import start_log
 from chatbridge.models.chat_template import template_strings
@@ -109,6 +109,7 @@ def answers_made_with(config: Evaluation, model: ModelConfig) -> dict[str, Any]:
     checkpoint = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
     return {
         "version of ChatBridge": __version__,
+        "code": code_settings(config.plugins),
         "checkpoint": None if checkpoint is None else [str(checkpoint.resolve()), state(checkpoint)],
         "model": plain(model),
         "template": [config.evaluation_template, template_strings(model, config.evaluation_template)],

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from chatbridge import __main__ as commands
+from chatbridge.cli import evaluate
 from chatbridge.common.errors import DataError
 from chatbridge.common.source_digest import code_digest, source_digest, source_words
 from chatbridge.experiment import receipt as receipts
@@ -166,6 +167,15 @@ def test_preprocessing_that_cannot_be_read_or_described_ends_nothing(folder, mon
     monkeypatch.setattr(kind, "processors", missing)
     one = planned(folder)
     assert one.parts["media"] is None and one.digest is None and one.parts["data"] is not None
+
+
+def test_answers_of_other_code_are_not_kept(folder, monkeypatch):
+    """fails when a stopped evaluation keeps answers that code made which its receipt does not name"""
+    config = open_config(Evaluation, folder / "eval.yaml", []).config
+    before = evaluate.answers_made_with(config, config.model)
+    monkeypatch.setattr(evaluate, "code_settings", lambda plugins: {"chatbridge": "other"})
+    after = evaluate.answers_made_with(config, config.model)
+    assert {name for name in before if before[name] != after[name]} == {"code"}
 
 
 def test_only_differences_of_code_change_the_code(tmp_path):
