@@ -61,6 +61,7 @@ def field_help(kind: type) -> dict[str, str]:
     return found
 
 
+@cache
 def _own_help(owner: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(owner))

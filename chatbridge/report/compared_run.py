@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class ComparedTask:
         """Name of the task in the settings and the receipt, without a condition."""
         return self.name.removesuffix(f".{self.condition}") if self.condition else self.name
 
-    @property
+    @cached_property
     def task(self) -> Task | None:
         """The task for scoring. None if its settings are not known. raises ConfigError"""
         return task_for_scoring(self.name, self.node) if self.node else None
