@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.errors import Problem
 from chatbridge.conversation.messages import Conversation, Media
 from chatbridge.datasets.builders import Dataset, Record
 from chatbridge.tasks.metrics.shared import prompt_number
@@ -42,15 +42,17 @@ def prompt_problems(dataset: Any, prompts: Sequence[str]) -> Iterator[Problem]:
         message = f"the data set {dataset.name!r} has no setting `prompt`, which they would replace"
         yield Problem("prompts", message, hint="remove them, or write the text of the question into the data")
         return
+    known = list(dataset.config.problems())
     for number, text in enumerate(prompts):
         path = f"prompts[{number}]"
         if text in prompts[:number]:
             yield Problem(path, f"is equal to prompts[{prompts.index(text)}]", hint="remove one of both")
-        try:
-            found = replace(dataset.config, prompt=text).problems()
-            yield from (replace(one, path=path) for one in found if one.path == "prompt")
-        except ConfigError as error:
-            yield from (replace(one, path=path) for one in error.problems)
+        for one in replace(dataset.config, prompt=text).problems():
+            if one.path == "prompt":
+                yield replace(one, path=path)
+            elif one not in known:  # of another setting beside a prompt: a list of prompts
+                yield replace(one, path=f"dataset.{one.path}")
+                known.append(one)
 
 
 class SeveralPrompts(Dataset):

@@ -171,13 +171,16 @@ def problems_of(table: Path, **settings: Any) -> dict[str, str]:
     return {one.path.removeprefix("tasks.which."): one.message for one in caught.value.problems}
 
 
-def test_settings_without_effect_are_reported(table: Path) -> None:
+def test_settings_without_effect_are_reported(table: Path, chat_world: ChatWorld) -> None:
     """fails when a setting is ignored in silence, or a prompt that the data set cannot use is found too late"""
     assert problems_of(table, likelihood_of="letter", score_end=True).keys() == {"likelihood_of", "score_end"}
     assert problems_of(table, answer="likelihood", num_beams=3, min_new_tokens=1).keys() == {
         "num_beams", "min_new_tokens"
     }  # fmt: skip
     assert "needs option_logprobs" in problems_of(table, metrics=["choice_likelihood"])["metrics"]
+    listed = {**chat_world.world.source("questions", "ti-shortqa"), "prompts": "configs/prompts/multis.json"}
+    beside = problems_of(table, name="vqa", dataset=listed, prompts=["<QUESTION>", "well, <QUESTION>"])
+    assert beside.keys() == {"dataset.prompts"} and "beside" in beside["dataset.prompts"]
     found = problems_of(table, prompts=[SHORT, "<image> what? <OPTIONS>", SHORT, "<image> <QESTION> <OPTIONS>"])
     assert "no <QUESTION>" in found["prompts[1]"] and "equal to prompts[0]" in found["prompts[2]"]
     assert "prompts[3]" in found
