@@ -25,6 +25,7 @@ from chatbridge.common.safe_files import replace_text
 
 RECEIPT = "receipt.json"
 FORMAT = "chatbridge-receipt-1"
+NEXT_STEP = "evaluate again, or remove it"  # of a receipt that cannot be used
 LENGTH = 16  # hexadecimal digits of a hash
 PARTS = {  # what a receipt has a hash of -> what it covers
     "data": "the questions, their references and media",
@@ -122,7 +123,7 @@ def read_receipt(folder: Path) -> Receipt | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
-            raise DataError(f"{path}: has the format {content['format']!r}, this version reads {FORMAT!r}")
+            raise DataError(f"{path}: has the format {content['format']!r}, this version reads {FORMAT!r}; {NEXT_STEP}")
         tasks = {
             name: TaskReceipt(dict(one["settings"]), dict(one["files"]), _predictions(one["predictions"]))
             for name, one in content["tasks"].items()
@@ -132,9 +133,11 @@ def read_receipt(folder: Path) -> Receipt | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read as a receipt ({error}); evaluate again, or remove it") from None
+        raise DataError(f"{path}: cannot be read as a receipt ({error}); {NEXT_STEP}") from None
     if edited:
-        raise DataError(f"{path}: was edited: the hashes of {', '.join(edited)} are not those of their settings")
+        raise DataError(
+            f"{path}: was edited: the hashes of {', '.join(edited)} are not those of their settings; {NEXT_STEP}"
+        )
     return Receipt(tasks, environment)
 
 
