@@ -29,6 +29,7 @@ def test_odd_lines_as_recorded() -> None:
         ("?! ..", "?!"),
         ("one\ntwo\r\nthree\u2028four", "one two three four"),
         ("a \U0001f600 face", "a face"),
+        ("a.k.a.x.-", "a.k.a.x."),
     ],
 )
 def test_examples(caption: str, tokens: str) -> None:
@@ -45,8 +46,8 @@ def test_the_next_caption_is_context() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not has_oracle(), reason="needs pycocoevalcap and Java")
 def test_equal_to_java() -> None:
-    """Fails when one of 20000 odd lines has other tokens than Java's, beyond 2: lines with characters above U+FFFF."""
+    """Fails when one of 20000 odd lines has other tokens than Java's."""
     lines = odd_lines(7, 20000)
     pairs = zip(lines, tokenize(lines), official_tokens(lines), strict=True)
     different = [(line, ours, theirs) for line, ours, theirs in pairs if ours != theirs]
-    assert len(different) <= 2 and all(max(line) > "\uffff" for line, _, _ in different), different[:5]
+    assert not different, different[:5]
