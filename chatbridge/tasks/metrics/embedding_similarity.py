@@ -28,10 +28,12 @@ class EmbeddingSimilarity(Metric):
         device: str = "cpu"  # where the encoder runs: cpu, cuda, cuda:1
 
         def problems(self) -> Iterator[Problem]:
-            """A folder that is not there."""
+            """A folder that is not there, or is not one of transformers: known before anything is generated."""
+            hint = "save a sentence encoder there, for example with `hf download ... --local-dir`"
             if not self.encoder.is_dir():
-                hint = "save a sentence encoder there, for example with `hf download ... --local-dir`"
                 yield Problem("encoder", f"there is no folder {self.encoder}", hint=hint)
+            elif not (self.encoder / "config.json").is_file():
+                yield Problem("encoder", f"{self.encoder} has no config.json, so it is no encoder", hint=hint)
 
     config: Config
 

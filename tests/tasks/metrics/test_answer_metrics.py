@@ -237,5 +237,8 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path):
     """fails when a missing or unusable encoder is reported late, or by a traceback"""
     with pytest.raises(ConfigError, match="there is no folder"):
         scored("embedding_similarity", [("a", "b")], encoder=str(tmp_path / "missing"))
+    with pytest.raises(ConfigError, match=r"has no config.json"):
+        scored("embedding_similarity", [("a", "b")], encoder=str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DataError, match=r"cannot be loaded: .*expected the folder of a transformers encoder"):
         scored("embedding_similarity", [("a", "b")], encoder=str(tmp_path))
