@@ -11,6 +11,8 @@ from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.report.comparison import ItemChange, ScoreComparison, TaskComparison
 from chatbridge.report.comparison_text import HEAD, MANY, cells, coverage, num_tests
+from chatbridge.report.examples import drawn_images
+from chatbridge.report.examples_section import drawn_html
 from chatbridge.report.item_media import ItemMedia, Media, MediaBudget
 from chatbridge.report.score_text import score_text
 from chatbridge.report.tables import note, number, section, table, table_row
@@ -146,7 +148,8 @@ def _answer(side: str, item: Item, value: float, line: ScoreComparison) -> str:
     text = "(a file of scores has no answers)" if not item.row else item.prediction or "(empty)"
     text = text if item.problem is None else f"(unreadable: {item.problem})"
     score = f'<span class="s">{side} {score_text(value, line.unit)}</span>'
-    return f'<div class="exchange {kind}">{score}<div class="a">{_text(text)}</div></div>'
+    drawn = "".join(map(drawn_html, drawn_images(item.folder, item.row)))
+    return f'<div class="exchange {kind}">{score}<div class="a">{_text(text)}</div>{drawn}</div>'
 
 
 def _text(text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chatbridge.report.item_media import Media, media_of, open_dataset
 from chatbridge.report.runs import Runs, TaskRun
@@ -82,7 +83,7 @@ def _exchange(task: TaskRun, row: Prediction) -> Exchange:
     reference = row["references"][0] if row["references"] else ""
     # without a score it is not marked as incorrect
     correct = is_right(task, row) if task.is_scored else True
-    return Exchange(row["question"], row["prediction"], reference, correct, drawn_images(task, row))
+    return Exchange(row["question"], row["prediction"], reference, correct, drawn_images(task.folder, row))
 
 
 def is_right(task: TaskRun, row: Prediction) -> bool | None:
@@ -96,14 +97,15 @@ def is_right(task: TaskRun, row: Prediction) -> bool | None:
     return value >= (100.0 if unit == "percent" else 1.0)
 
 
-def drawn_images(task: TaskRun, row: Prediction) -> tuple[DrawnImage, ...]:
-    """The drawings of an answer; earlier versions wrote captions alone, as texts."""
+def drawn_images(folder: Path | None, row: Mapping[str, Any]) -> tuple[DrawnImage, ...]:
+    """The drawings of an answer; earlier versions wrote captions alone, as texts. folder: of the evaluation"""
     found: list[DrawnImage] = []
-    for one in row.get("drawings", ()):
+    drawings = row.get("drawings")
+    for one in drawings if isinstance(drawings, list) else ():
         drawing = one if isinstance(one, dict) else {"caption": str(one)}
         name, caption = drawing.get("image"), str(drawing.get("caption", ""))
         is_inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
-        path = task.folder / name if task.folder is not None and is_inside and isinstance(name, str) else None
+        path = folder / name if folder is not None and is_inside and isinstance(name, str) else None
         found.append(DrawnImage(caption, path, str(drawing.get("problem", ""))))
     return tuple(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from chatbridge.report.examples import DrawnImage, Exchange, MediaExample, find_examples
-from chatbridge.report.item_media import MediaBudget
+from chatbridge.report.item_media import MediaBudget, small_image
 from chatbridge.report.media import embedded
 from chatbridge.report.runs import Runs
 from chatbridge.report.tables import section, title_of_media
@@ -42,5 +42,5 @@ def drawn_html(one: DrawnImage) -> str:
     """An image that the model drew, with its caption."""
     image = f'<p class="quiet">{html.escape(one.problem or "no image")}</p>'
     if one.path is not None:
-        image = embedded("image", one.path)
+        image = embedded("image", small_image("image", one.path))
     return f'<figure class="drawn">{image}<figcaption>{html.escape(one.caption)}</figcaption></figure>'

@@ -65,7 +65,7 @@ def _exchange(chosen: ChosenItems, row: Prediction) -> str:
     value = "" if score is None else f'<span class="s">{score_text(score, unit_of(task.metrics, task.metric))}</span>'
     references = " / ".join(row["references"][:MOST_REFERENCES])
     told = f'<div class="q">correct: {_text(references)}</div>' if references and not right else ""
-    drawn = "".join(map(drawn_html, drawn_images(task, row)))
+    drawn = "".join(map(drawn_html, drawn_images(task.folder, row)))
     return (
         f'<div class="exchange {kind}">{value}<div class="q">{_text(row["question"])}</div>'
         f'<div class="a">{_text(row["prediction"]) or "(empty)"}</div>{drawn}{told}</div>'

@@ -43,7 +43,7 @@ def embedded(modality: str, path: Path | bytes) -> str:
     if not is_media(modality, path):
         return f'<p class="quiet">{name} is not a readable {modality} file</p>'
     if modality == "image":
-        return f'<img src="{data_url(path)}" alt="{name}">'
+        return f'<img src="{data_url(path)}" alt="{name}" loading="lazy">'
     if modality == "video":
         return f'<video src="{data_url(path)}" controls loop playsinline preload="metadata"></video>'
     return f'{mel_image(path)}<audio src="{data_url(path)}" controls preload="metadata"></audio>'
@@ -55,7 +55,8 @@ def _embedded_content(modality: str, content: bytes) -> str:
         what = "is too large for this page" if len(content) > LARGEST else "cannot be shown from inside its data file"
         return f'<p class="quiet">{html.escape(MODALITIES.noun(modality))} {what}</p>'
     # browsers look at the content; this page loads images from data: addresses only
-    return f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{len(content):,} bytes">'
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return f'<img src="{url}" alt="{len(content):,} bytes" loading="lazy">'
 
 
 def is_media(modality: str, path: Path) -> bool:
@@ -85,7 +86,9 @@ def mel_image(path: Path) -> str:
         features = reader.features(reader.waveform(path)).numpy().T[::-1]  # [mel, frames], high frequencies first
     except (MediaError, ValueError, OSError) as error:
         return f'<p class="quiet">no spectrogram: {html.escape(str(error))}</p>'
-    return f'<img class="mel" src="{_png(features)}" alt="log-mel spectrogram of {html.escape(path.name)}">'
+    return (
+        f'<img class="mel" src="{_png(features)}" alt="log-mel spectrogram of {html.escape(path.name)}" loading="lazy">'
+    )
 
 
 def _png(values: np.ndarray) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from chatbridge.report.comparison import Side, compare_task
 from chatbridge.report.comparison_page import comparison_page
 from chatbridge.report.comparison_text import comparison_json, comparison_text
 from chatbridge.tasks.metrics.base import Item, Score, mean_score
+from tests.helpers.media_files import image_bytes
 from tests.report.test_page import Checker
 
 
@@ -128,6 +131,21 @@ def test_the_json_lists_every_change(found):
     assert [one["id"] for one in task["changed"]] == ["q0", "q1", "q2", "q3"]
     assert task["scores"]["exact"]["test_of_items"] == "mcnemar" and task["scores"]["length"]["test_of_items"] == "sign"
     assert task["scores"]["exact"]["b_better"] == 3 and task["groups"]["kind"]["odd"]["items"] == 5
+
+
+def test_drawn_images_are_on_the_page(tmp_path: Path):
+    """fails when the drawing that changed an outcome is not shown, or a path leaves the folder of the evaluation"""
+    (tmp_path / "x.png").write_bytes(image_bytes("PNG"))
+
+    def drawn(label: str, answers: str, name: str) -> Side:
+        row = {"prediction": "", "drawings": [{"caption": "<a> cat", "image": name}]}
+        return replace(side(label, answers), items=tuple(
+            replace(item, row=row, folder=tmp_path) for item in items(answers)
+        ))  # fmt: skip
+
+    found = compare_task(drawn("a", "a", "x.png"), drawn("b", "x", "../x.png"))
+    text = comparison_page([found], ("a", "b"), {})
+    assert text.count("data:image/png") == 1 and text.count("&lt;a&gt; cat") == 2 and 'loading="lazy"' in text
 
 
 def test_the_page_is_complete_and_safe(found):
