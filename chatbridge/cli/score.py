@@ -23,7 +23,7 @@ from chatbridge.experiment.roots import REGISTRIES
 from chatbridge.report.run_files import read_metrics, read_task_nodes
 from chatbridge.runners.run_folder import RESOLVED
 from chatbridge.tasks.base import Task, TaskConfig, task_for_scoring
-from chatbridge.tasks.evaluator import METRICS, score_in_place, shown, summary_text, write_metrics
+from chatbridge.tasks.evaluator import METRICS, score_in_place, summary_text, write_metrics
 from chatbridge.tasks.metric_settings import metric_problems
 from chatbridge.tasks.metrics.base import METRICS as METRIC_PARTS
 from chatbridge.tasks.prediction_lines import (
@@ -35,6 +35,7 @@ from chatbridge.tasks.prediction_lines import (
     with_references,
 )
 from chatbridge.tasks.receipt import Receipt, changed_predictions, read_receipt, receipt_of_file
+from chatbridge.tasks.score_text import score_text
 from chatbridge.tasks.scoring import Scored, scores_content
 
 
@@ -114,8 +115,8 @@ def table(content: Mapping[str, Any]) -> str:
     for name, value in content["scores"].items():
         unit = content["score_info"][name]["unit"]
         low, high = content["intervals"].get(name, (value, value))
-        between = f"  {shown(low, unit)} to {shown(high, unit)}" if low < high else ""
-        lines.append(f"{name:<28}{shown(value, unit):>8}{between}  of {content['measured'][name]:,}")
+        between = f"  {score_text(low, unit)} to {score_text(high, unit)}" if low < high else ""
+        lines.append(f"{name:<28}{score_text(value, unit):>8}{between}  of {content['measured'][name]:,}")
     counted = {**{f"unreadable: {reason}": count for reason, count in content["unreadable"].items()},
                **content["answers"], **content["notes"]}  # fmt: skip
     lines += [f"{name}: {count:,} of {content['count']:,}" for name, count in counted.items()]

@@ -1,29 +1,18 @@
-"""Scores as text, in their unit: fractions and percents as percent, other numbers as they are."""
+"""Differences, intervals and chances of scores as text, as the report and the comparison show them."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-UNKNOWN = "–"
-
-
-def is_percent(unit: str) -> bool:
-    return unit in ("fraction", "percent")
-
-
-def score_text(value: float | None, unit: str = "fraction", digits: int = 1) -> str:
-    """ "61.4%" or "0.9312"; a dash where it is not known."""
-    if value is None or math.isnan(value):
-        return UNKNOWN
-    return f"{_scaled(value, unit):.{digits}f}%" if is_percent(unit) else f"{value:.{digits + 2}f}"
+from chatbridge.tasks.score_text import UNKNOWN, in_unit, is_percent, score_text
 
 
 def difference_text(value: float | None, unit: str = "fraction", digits: int = 2) -> str:
     """With its sign, in points of percent or in the unit: "+2.13"."""
     if value is None or math.isnan(value):
         return UNKNOWN
-    return f"{_scaled(value, unit):+.{digits}f}" if is_percent(unit) else f"{value:+.{digits + 2}f}"
+    return f"{in_unit(value, unit):+.{digits}f}" if is_percent(unit) else f"{value:+.{digits + 2}f}"
 
 
 def interval_text(low: float | None, high: float | None, unit: str = "fraction") -> str:
@@ -31,7 +20,7 @@ def interval_text(low: float | None, high: float | None, unit: str = "fraction")
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return ""
     digits = 1 if is_percent(unit) else 3
-    return f"[{_scaled(low, unit):.{digits}f}, {_scaled(high, unit):.{digits}f}]"
+    return f"[{in_unit(low, unit):.{digits}f}, {in_unit(high, unit):.{digits}f}]"
 
 
 def p_text(p: float) -> str:
@@ -51,5 +40,4 @@ def is_score(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _scaled(value: float, unit: str) -> float:
-    return 100 * value if unit == "fraction" else value
+__all__ = ["difference_text", "interval_text", "is_percent", "is_score", "known", "p_text", "score_text"]

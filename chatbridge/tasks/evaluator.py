@@ -29,6 +29,7 @@ from chatbridge.tasks.modality_report import (
 from chatbridge.tasks.modality_table import modality_lines
 from chatbridge.tasks.partial_answers import PartialAnswers
 from chatbridge.tasks.prediction_lines import predictions_path, read_rows, scores_path, write_predictions
+from chatbridge.tasks.score_text import score_text
 from chatbridge.tasks.scoring import write_scores
 
 log = get_logger(__name__)
@@ -178,13 +179,15 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
     else:
         unit = result.get("units", {}).get(metric, "fraction")
         count = result.get("measured", {}).get(metric, result["count"])
-        between = "".join(f" ({shown(low, unit)} to {shown(high, unit)})" for low, high in _interval_of(result, metric))
-        parts = [f"{name}: {metric} {shown(result[metric], unit)}{between} of {count}"]
+        between = "".join(
+            f" ({score_text(low, unit)} to {score_text(high, unit)})" for low, high in _interval_of(result, metric)
+        )
+        parts = [f"{name}: {metric} {score_text(result[metric], unit)}{between} of {count}"]
         for groups in result.get("by", {}).values():
             found = {key: group[metric] for key, group in groups.items() if metric in group}
-            parts.append(", ".join(f"{key} {shown(value, unit, 0)}" for key, value in found.items()))
+            parts.append(", ".join(f"{key} {score_text(value, unit, 0)}" for key, value in found.items()))
         if spread := result.get("prompts", {}).get("scores", {}).get(metric):
-            low, high = shown(spread["low"], unit), shown(spread["high"], unit)
+            low, high = score_text(spread["low"], unit), score_text(spread["high"], unit)
             parts.append(f"{low} to {high} over {len(spread['each'])} prompts")
     for what, format_spec in (("totals", ".1f"), ("answers", "")):
         if found := result.get(what):
@@ -192,13 +195,6 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
     if result["unreadable"]:
         parts.append(f"{result['unreadable']} could not be read")
     return "; ".join(parts)
-
-
-def shown(value: float, unit: str, digits: int = 1) -> str:
-    """A score for people: fractions as percent."""
-    if unit == "fraction":
-        return f"{value:.{digits}%}"
-    return f"{value:.{digits}f}%" if unit == "percent" else f"{value:.{digits + 2}f}"
 
 
 def _interval_of(result: Mapping[str, Any], metric: str) -> list[Sequence[float]]:

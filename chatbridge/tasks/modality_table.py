@@ -17,6 +17,7 @@ import numpy as np
 from chatbridge.tasks.base import Prediction
 from chatbridge.tasks.media_conditions import FULL, Condition
 from chatbridge.tasks.metrics.base import Score, Unit
+from chatbridge.tasks.score_text import score_text
 from chatbridge.tasks.statistics import interval, paired
 
 Verdict = Literal["used", "not shown", "harmful"]
@@ -72,7 +73,7 @@ def modality_lines(name: str, table: Mapping[str, Any]) -> list[str]:
     unit: Unit = table["unit"]
     lines = [f"{name}: modalities, {table['metric']} of {table['count']:,} questions"]
     for condition, line in table["conditions"].items():
-        score = "none" if line["score"] is None else _shown(line["score"], unit)
+        score = "none" if line["score"] is None else score_text(line["score"], unit)
         lost = ""
         if condition != FULL:
             points = _points(line["difference"], line["difference_interval"], unit)
@@ -147,11 +148,6 @@ def _points(difference: float | None, bounds: Sequence[float | None], unit: Unit
     scale, digits = SHOWN[unit]
     value, low, high = (f"{scale * number:+.{digits}f}" for number in values)
     return f"{value} [{low}, {high}]"
-
-
-def _shown(value: float, unit: Unit) -> str:
-    scale, digits = SHOWN[unit]
-    return f"{scale * value:.{digits}f}{'' if unit == 'number' else '%'}"
 
 
 def _unreadable(rows: Sequence[Prediction]) -> int:
