@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatbridge.common.errors import DataError, MediaError, Problem
+from chatbridge.conversation.text_cleaning import find_markers
 from chatbridge.datasets.formats.placed_choices import MARK
 from chatbridge.models.language.likelihood import Likelihood
 from chatbridge.tasks.base import TASKS, Task, TaskConfig
@@ -70,12 +71,22 @@ class ChoiceTask(Task):
 
     def __init__(self, config: Any, name: str, opens_data: bool = True) -> None:
         super().__init__(config, name, opens_data)
-        if opens_data and lettered(self.dataset.details(0).get("options")) is None:
+        if opens_data:
+            self._check_options()
+
+    def _check_options(self) -> None:
+        """raises   DataError if the first question shows that the data set does not fit"""
+        details, first = self.dataset.details(0), f"{self.dataset.sample_id(0)!r} of {self.config.dataset.name!r}"
+        if lettered(details.get("options")) is None:
             raise DataError(
-                f"task {name!r}: the data set {config.dataset.name!r} has no options for the kind choice: the details "
-                f"of {self.dataset.sample_id(0)!r} have {', '.join(self.dataset.details(0)) or 'nothing'}, expected "
-                "`options` and `answer`; take the data set choices or mmbench, or details of the data set records"
+                f"task {self.name!r}: the data set has no options for the kind choice: the details of {first} have "
+                f"{', '.join(details) or 'nothing'}, expected `options` and `answer`; take the data set choices or "
+                "mmbench, or details of the data set records"
             )
+        try:
+            self.measured_texts(details)
+        except MediaError as error:
+            raise DataError(f"task {self.name!r}: {first}: {error}") from None
 
     @property
     def generates(self) -> bool:
@@ -93,7 +104,7 @@ class ChoiceTask(Task):
             return {}
         if self.config.likelihood_of == "letter":
             return {letter: letter for letter in options}
-        if any(MARK.search(text) for text in options.values()):
+        if any(MARK.search(text) or find_markers(text) for text in options.values()):
             raise MediaError("its options are files, not texts to be measured; set likelihood_of: letter")
         return {letter: text.strip() for letter, text in options.items()}
 

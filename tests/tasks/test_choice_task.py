@@ -91,9 +91,11 @@ def test_lines_depend_on_no_other_question(table: Path, chat_engine: ChatEngine)
     whole = asked(task_of(table, answer="both", batch_size=5), chat_engine)
     assert lines(asked(task_of(table, answer="both", batch_size=1), chat_engine)) == lines(whole)
     task = task_of(table, answer="both", batch_size=2)
+    kept = {row["index"]: json.loads(line) for row, line in zip(whole[1:3], lines(whole[1:3]), strict=True)}
+    given = (chat_engine.model, chat_engine.layout, chat_engine.processors, Dist())
+    assert lines(predictions(task, *given, kept=kept)) == lines(whole)  # after a stop
     shared: list[dict[str, Any]] = []
     for rank in range(2):
-        given = (chat_engine.model, chat_engine.layout, chat_engine.processors, Dist())
         shared += iter_predictions(task, *given, [*range(rank, 5, 2)])
     assert lines(sorted(shared, key=lambda row: row["index"])) == lines(whole)
     assert all({"option_logprobs", "options", "prediction"} <= row.keys() for row in whole if "problem" not in row)
@@ -193,9 +195,13 @@ def test_data_without_options_are_refused(tmp_path: Path, table: Path) -> None:
                           ("empty", {"options": ["red", " "], "answer": "A"})):  # fmt: skip
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": "q", "messages": turn, "details": details}) + "\n")
     records = {"name": "records", "file": str(tmp_path / "plain.jsonl")}
-    with pytest.raises(DataError, match="'records' has no options for the kind choice.*'q' have nothing"):
+    with pytest.raises(DataError, match="no options for the kind choice.*'q' of 'records' have nothing"):
         task_of(table, dataset=records)
     assert "has no setting `prompt`" in problems_of(table, dataset=records, prompts=["a <QUESTION>"])["prompts"]
+    for mark in ("<audio 2>", "<audio>"):
+        (tmp_path / "heard.jsonl").write_text((tmp_path / "good.jsonl").read_text().replace("blue", mark))
+        with pytest.raises(DataError, match=r"'q' of 'records': its options are files.*likelihood_of: letter"):
+            task_of(table, dataset={**records, "file": str(tmp_path / "heard.jsonl")}, answer="both")
     assert TASKS.get("choice") is type(task_of(table, dataset={**records, "file": str(tmp_path / "good.jsonl")}))
 
 
