@@ -42,6 +42,10 @@ from chatbridge.tasks.scoring import Scored, scores_content
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score predictions from their file alone: nothing is generated, and the same file gives the same numbers."""
     args = _parser().parse_args(arguments)
+    taken = {path.resolve() for path in (args.file, args.references) if path is not None}
+    if args.json is not None and args.json.resolve() in taken:
+        message = f"{args.json} is the file of the predictions or of the references, which it would replace"
+        raise ConfigError([Problem("--json", message, hint="choose another file")])
     add_plugins(REGISTRIES, args.plugins)
     if args.file.is_dir():
         found = score_folder(args.file, args)
@@ -63,7 +67,10 @@ def score_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     rows = read_rows(path)
     if args.references is not None:
         rows = with_references(rows, read_references(args.references), args.references)
-    scored = task.scored(rows, path.parent)
+    try:
+        scored = task.scored(rows, path.parent)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     _check_measured(path, task, scored)
     content = scores_content(scored, scored.intervals(task.config.resampled_together))
     receipt = receipt_of_file(path, args.references, scoring_settings(task))

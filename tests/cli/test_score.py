@@ -102,7 +102,7 @@ def test_metrics_that_are_not_there_or_do_not_fit(tmp_path: Path):
     assert error.value.problems[0].path == "--metrics"
     with pytest.raises(ConfigError, match="is needed: .*p.jsonl belongs to no task"):
         score(path)
-    with pytest.raises(DataError, match="item 'a' has no 'answer' in its details.*another kind of task"):
+    with pytest.raises(DataError, match="p.jsonl: item 'a' has no 'answer' in its details.*another kind of task"):
         score(path, "--metrics", "mmbench", "exact_match")
     with pytest.raises(ConfigError, match=r"METRIC.SETTING=VALUE of a metric in --metrics, got 'blue.max_n=2'"):
         score(path, "--metrics", "exact_match", "--options", "blue.max_n=2")
@@ -116,6 +116,8 @@ def test_metrics_that_are_not_there_or_do_not_fit(tmp_path: Path):
     with pytest.raises(DataError, match="no line has what names_all needs"):
         score(path, "--metrics", "names_all")
     assert scored(path, "--metrics", "names_all", "exact_match")["without_score"] == ["names_all"]
+    with pytest.raises(ConfigError, match="which it would replace"):
+        score(path, "--metrics", "exact_match", "--json", tmp_path / "x/../p.jsonl")
     bare = lines(tmp_path / "b.jsonl", [{"id": "a", "prediction": "x"}])
     with pytest.raises(DataError, match="no line has references.*--references FILE"):
         score(bare, "--metrics", "exact_match")
