@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from chatbridge.common.errors import DataError, nearest, some
 from chatbridge.report.compare_receipts import compare_receipts
@@ -20,6 +19,7 @@ from chatbridge.report.compared_run import (
 )
 from chatbridge.report.comparison import NotScored, TaskComparison, compare_task
 from chatbridge.report.run_differences import flat_settings
+from chatbridge.tasks.metrics.base import Item
 from chatbridge.tasks.statistics import RESAMPLES
 
 NOT_SET, TASKS, ALL_MEDIA = "(not set)", "evaluation.tasks.", "all media"
@@ -161,6 +161,10 @@ def _notes(
     for task in tasks:
         if task.name in equal and (given := sum(x.prediction != y.prediction for x, y in _common(task))):
             yield f"{task.name}: {given} answers differ although the receipts are the same: was the same device used?"
+        for name, place in (("A", 0), ("B", 1)):
+            lent = sum(not pair[place].references and bool(pair[1 - place].references) for pair in _common(task))
+            if lent and task.a.items[0].row and task.b.items[0].row:  # a file of scores needs none
+                yield f"{task.name}: {lent} items of {name} have no references; those of the other side are used"
         asked = [(x.row.get("question"), y.row.get("question")) for x, y in _common(task)]
         if other := sum(x != y for x, y in asked if x is not None and y is not None):
             yield f"{task.name}: {other} of {task.count} common items were asked with another text"
@@ -175,6 +179,6 @@ def _repeated(one: ComparedTask) -> str:
     return json.dumps([again, task.main_metric], default=str)
 
 
-def _common(task: TaskComparison) -> Iterable[tuple[Any, Any]]:
+def _common(task: TaskComparison) -> Iterable[tuple[Item, Item]]:
     of_b = {item.id: item for item in task.b.items}
     return ((item, of_b[item.id]) for item in task.a.items if item.id in of_b)

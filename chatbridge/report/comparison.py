@@ -137,6 +137,7 @@ def compare_task(
                  references on the other side
     """
     pairs, only_a, only_b = common_items(a, b)
+    pairs = [(with_references(one, other), with_references(other, one)) for one, other in pairs]
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     scores_a, scores_b = a.score(first), b.score(second)
     matched = _matched(a, b, scores_a, scores_b)
@@ -178,6 +179,11 @@ def common_items(a: Side, b: Side) -> tuple[list[tuple[Item, Item]], tuple[str, 
         )
     lonely = [tuple(name for name in own if name not in others) for own, others in ((of_a, of_b), (of_b, of_a))]
     return [(of_a[name], of_b[name]) for name in common], lonely[0], lonely[1]
+
+
+def with_references(item: Item, other: Item) -> Item:
+    """The item; one without references, as in a file of answers alone, gets those of the other side."""
+    return item if item.references or not other.references else replace(item, references=other.references)
 
 
 def _differ(a: Sequence[str], b: Sequence[str]) -> bool:

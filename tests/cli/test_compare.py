@@ -76,6 +76,10 @@ def test_files_of_predictions_and_scores(roots, tmp_path, capsys):
         lines = ({"id": k, "prediction": one, "references": ["blue"]} for k, one in enumerate(answers))
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = run(capsys, tmp_path / "x.jsonl", tmp_path / "y.jsonl", "--metrics", "exact_match")
+    lines = ({"id": k, "prediction": one} for k, one in enumerate(("red", "blue", "blue", "blue")))
+    (tmp_path / "z.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    bare = run(capsys, tmp_path / "x.jsonl", tmp_path / "z.jsonl", "--metrics", "exact_match")
+    assert "25.00%  75.00%  +50.00" in bare and "4 items of B have no references" in bare  # those of A are used
     assert "x / y: 4 common items" in text and "25.00%  75.00%  +50.00" in text
 
 
