@@ -50,7 +50,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "construction": ["scikit-learn>=1.5", "rapidfuzz", "openai"],  # python -m dataset_prep.textbind
     "parquet": ["pyarrow"],  # python -m dataset_prep.av_odyssey
     "submissions": ["openpyxl"],  # the MMBench submission is an Excel file
-    "metrics": ["nltk>=3.9", "jiwer>=4", "rapidfuzz"],  # METEOR's stemmer, word error rate, ANLS
+    "metrics": ["jiwer>=4", "rapidfuzz"],  # word error rate, ANLS
     "dev": [
         "bitsandbytes>=0.46",
         "peft>=0.17",

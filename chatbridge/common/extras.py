@@ -23,7 +23,6 @@ EXTRAS = {  # importable module -> extra in setup.py
     "rapidfuzz": "metrics",
     "openpyxl": "submissions",
     "pyarrow": "parquet",
-    "nltk": "metrics",
     "jiwer": "metrics",
 }
 DISTRIBUTIONS = {

@@ -115,7 +115,7 @@ def test_chosen_metrics_keep_the_settings_of_their_kind():
 
 @pytest.mark.parametrize(
     ("metric", "package"),
-    [("anls", "rapidfuzz"), ("word_error_rate", "jiwer"), ("meteor", "nltk"), ("spice", "pycocoevalcap")],
+    [("anls", "rapidfuzz"), ("word_error_rate", "jiwer"), ("spice", "pycocoevalcap")],
 )
 def test_a_missing_package_is_reported_before_anything_is_asked(
     node: dict[str, Any], metric: str, package: str, monkeypatch: pytest.MonkeyPatch

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from chatbridge.common.extras import need
 from chatbridge.common.log import get_logger
 from chatbridge.tasks.metrics._captions import captions_of
+from chatbridge.tasks.metrics._english_stem import stem
 from chatbridge.tasks.metrics._meteor_alignment import Match, align
 from chatbridge.tasks.metrics._meteor_tables import Phrase, Synonyms, folder, paraphrases
 from chatbridge.tasks.metrics._meteor_words import FUNCTION_WORDS, words_of
@@ -41,7 +41,7 @@ class Meteor(Metric):
 
     @property
     def packages(self) -> tuple[str, ...]:
-        return ("nltk",) if self.config.tables == "none" else ("nltk", "pycocoevalcap")
+        return () if self.config.tables == "none" else ("pycocoevalcap",)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class _Matcher:
         self.lengths: dict[str, set[int]] = {}  # of the phrases that start with a word
         for phrase in table:
             self.lengths.setdefault(phrase[0], set()).add(len(phrase))
-        self.stem: Callable[[str], str] = cache(need("nltk.stem.snowball", "METEOR's stems").EnglishStemmer().stem)
+        self.stem: Callable[[str], str] = cache(stem)
         self.prepared = lru_cache(maxsize=2)(self._prepared)
 
     def best(self, prediction: Words, references: Sequence[Words]) -> tuple[float, ...]:
