@@ -99,12 +99,15 @@ class Task:
         count       all questions; an unreadable one has the worst score
         measured    score -> how many questions have it, where some lack it
         unreadable  how many questions could not be read
+        problems    reason -> how many of them, where there are some
         intervals   score -> [low, high]
         units       score -> unit, where it is not a fraction
         by          field of `group_by` -> its value -> the results of that group
         prompts     with several `prompts`: each score by prompt, and its mean, spread and range over the prompts
         """
         found = {"metric": scored.headline, **self.group_results(scored)}
+        if scored.unreadable:
+            found["problems"] = scored.unreadable
         for field in self.config.group_by:
             groups = self.groups(field, scored)
             found.setdefault("by", {})[field] = {

@@ -193,7 +193,8 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
         if found := result.get(what):
             parts.append(", ".join(f"{name} {value:{format_spec}}" for name, value in found.items()))
     if result["unreadable"]:
-        parts.append(f"{result['unreadable']} could not be read")
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in list(result.get("problems", {}).items())[:3])
+        parts.append(f"{result['unreadable']} could not be read" + (f" ({reasons})" if reasons else ""))
     return "; ".join(parts)
 
 

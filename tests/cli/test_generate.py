@@ -77,8 +77,8 @@ def test_an_evaluation_generates_without_scores(world: MiniWorld, tmp_path: Path
     assert [row["id"] for row in rows] == ["a", "b", "c"] and not any("scores" in row for row in rows)
     assert "problem" in rows[1] and isinstance(rows[0]["prediction"], str) and rows[2]["references"] == ["red"]
     assert json.loads((tmp_path / "eval/metrics.json").read_text()) == {
-        "open": {"metric": None, "count": 3, "unreadable": 1},
-        "lost": {"metric": None, "count": 1, "unreadable": 1},
+        "open": {"metric": None, "count": 3, "unreadable": 1, "problems": {"no such file": 1}},
+        "lost": {"metric": None, "count": 1, "unreadable": 1, "problems": {"no such file": 1}},
     }
     assert commands.main(["report", str(tmp_path / "eval")]) == 0
 

@@ -167,7 +167,7 @@ def test_an_evaluation_is_scored_again_in_place(folder: Path, capsys: pytest.Cap
     assert json.loads(before[2])["scores"] == {"names_all": 1 / 3, "recall": 1 / 3, "exact_match": 1 / 3}
     score(folder)
     assert [path.read_bytes() for path in paths] == before
-    assert "1 could not be read" in capsys.readouterr().out
+    assert "1 could not be read (no such file: 1)" in capsys.readouterr().out
     rows = read_answers(predictions_path(folder, "qa"), paths[1])
     assert [row["scores"] for row in rows] == [{"exact_match": value} for value in (1.0, 0.0, 0.0)]
 
