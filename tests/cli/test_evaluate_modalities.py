@@ -50,10 +50,9 @@ def test_the_sets_are_checked_and_evaluated(config: dict[str, Any], tmp_path: Pa
     path = write_yaml(tmp_path / "eval.yaml", config)
     assert commands.main(["data", "check", str(path)]) == 0
     assert commands.main(["evaluate", "--cfg-path", str(path), "--check"]) == 0
-    assert (
-        "omnibench: 2 questions, scored by choice_letter, choice_likelihood, and a modality report"
-        in capsys.readouterr().out
-    )
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [one for one in lines if "omnibench: 2 questions" in one]
+    assert line.endswith("a modality report"), line
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
     one = Path(config["run"]["output_dir"])
     found = json.loads((one / "metrics.json").read_text())
