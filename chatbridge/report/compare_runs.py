@@ -94,7 +94,9 @@ def _compared(a: ComparedTask, b: ComparedTask, how: How) -> TaskComparison:
     of_task = (task.config.group_by, task.config.resampled_together) if task else ((), ())
     known = {str(name) for one in (a, b) for item in one.items for name in item.details}
     group_by = _fields("--group-by", how.group_by, of_task[0], known, a.name)
-    resample_by = _fields("--resample-by", how.resample_by, of_task[1], known, a.name)
+    resample_by = (
+        of_task[1] if how.resample_by is None else _fields("--resample-by", how.resample_by, (), known, a.name)
+    )
     first, second = sides(a, b, how.metrics)
     return compare_task(first, second, group_by, resample_by, how.resamples, how.seed)
 

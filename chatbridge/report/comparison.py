@@ -143,6 +143,8 @@ def compare_task(
     matched = _matched(a, b, scores_a, scores_b)
     told = [one if one.details else other for one, other in pairs]  # a file of scores has no details
     labels = [drawn_with(item, resample_by) for item in told] if resample_by else None
+    if labels is not None and len(set(labels)) == len(labels):  # every item is drawn alone
+        labels = None
     headline = matched[0]
     return TaskComparison(
         name=a.task if a.task == b.task else f"{a.task} / {b.task}",

@@ -22,7 +22,7 @@ from chatbridge.tasks.base import Task
 from chatbridge.tasks.media_conditions import Condition, Kind, conditions, media_keys
 from chatbridge.tasks.modality_table import Asked, modality_table
 from chatbridge.tasks.prediction_lines import Prediction, predictions_path, read_rows, write_predictions
-from chatbridge.tasks.scoring import Scored, group_of
+from chatbridge.tasks.scoring import Scored, drawn_with
 
 log = get_logger(__name__)
 Answers = Callable[[Task, Condition, Mapping[int, Prediction]], list[Prediction]]
@@ -110,7 +110,7 @@ def modality_results(task: Task, scored: Scored, folder: Path) -> dict[str, Any]
         kind, _, modality = name.partition("_")
         asked.append(Asked(Condition(cast(Kind, kind), modality, indices), rows, found))
     fields = task.config.resampled_together
-    groups = [tuple(group_of(item, field) for field in fields) for item in scored.items] if fields else None
+    groups = [drawn_with(item, fields) for item in scored.items] if fields else None
     return modality_table(asked, left_out, groups, task.config.group_by)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import replace_text
 from chatbridge.tasks.metrics.base import Item, Metric, Score
+from chatbridge.tasks.metrics.shared import asked_item
 from chatbridge.tasks.statistics import interval
 
 MOST_REASONS = 20  # different reasons in a file of scores; the others are counted together
@@ -158,9 +159,10 @@ def scores_of(name: str, metric: Metric, items: Sequence[Item]) -> list[Score]:
 
 
 def drawn_with(item: Item, fields: Sequence[str]) -> tuple[str, ...]:
-    """The values that items drawn together share. An item without any of the fields is drawn alone."""
+    """The values that items drawn together share. An item without any of the fields is drawn alone, with all its
+    prompts."""
     if not any(field in item.details for field in fields):
-        return ("alone", item.id)
+        return ("alone", asked_item(item.id, item.details))
     return tuple(group_of(item, field) for field in fields)
 
 

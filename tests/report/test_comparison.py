@@ -86,7 +86,7 @@ def test_items_of_one_image_are_drawn_together():
     # every first image of four got better; in the second a repaired and a broken question cancel each other
     assert (grouped.outcomes.better_a, grouped.outcomes.better_b) == (8, 24)
     assert grouped.outcomes.p == pytest.approx(2 * 0.5**8) and alone.outcomes.p == pytest.approx(0.00700, abs=1e-5)
-    assert compare_task(a, b, resample_by=("nobody",)).scores[0].paired == alone.paired
+    assert compare_task(a, b, resample_by=("nobody",)).scores[0] == alone
     few = compare_task(side("a", "ax" * 6), side("b", "xx" * 6), resample_by=("image",)).scores[0]
     assert few.units == 6 and math.isnan(few.paired.p) and few.better == "" and few.paired.difference == 0.5
 

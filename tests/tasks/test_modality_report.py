@@ -51,6 +51,9 @@ def test_the_table_is_made_from_the_files(folder: Path):
         table(folder, resample_by=[])["conditions"]["without_audio"]["difference_interval"]
         != (line["difference_interval"])
     ), "questions about one video are resampled together"
+    assert table(folder, resample_by=["base"])["conditions"] == table(folder, resample_by=[])["conditions"], (
+        "questions without the field are no group: its interval would have no width"
+    )
     unread = {**row(9, ""), "problem": "damaged"}
     write_predictions(predictions_path(folder, "qa.without_audio"), [row(8, "red"), unread])
     assert table(folder)["conditions"]["without_audio"] | {"p": 0} == table(folder)["conditions"]["without_audio"] | {

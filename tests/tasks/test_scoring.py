@@ -74,6 +74,8 @@ def test_intervals_resample_what_belongs_together():
     assert alone[0] < 0.5 < alone[1]
     assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
     assert scored.intervals(("image",))["exact_match"] == together
+    asked = [item(f"{n}", "red", "red" if n < 20 else "blue", item=f"i{n // 4}", prompt=n % 4 + 1) for n in range(40)]
+    assert Scored.of(EXACT, asked).intervals(("base",))["exact_match"] == together, "prompts of one question"
 
 
 def test_a_score_that_is_not_defined_is_left_out():

@@ -30,3 +30,8 @@ def prompt_number(details: Mapping[str, Any]) -> int:
     """Number of the prompt that a line was asked with, from 1; 1 without several prompts (tasks/several_prompts.py)."""
     number = details.get("prompt")  # a field of some annotations too, which have no `item`
     return number if "item" in details and isinstance(number, int) else 1
+
+
+def asked_item(item_id: str, details: Mapping[str, Any]) -> str:
+    """The id in the data set of the question of a line: that of its first prompt, with several prompts."""
+    return str(details["item"]) if "item" in details and isinstance(details.get("prompt"), int) else item_id
