@@ -10,7 +10,7 @@ import runpy
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import chdir, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from chatbridge import __main__ as chatbridge_main
+from chatbridge.cli import score
 from chatbridge.common.errors import ConfigError
 from chatbridge.datasets.builders._record_messages import read_messages
 from chatbridge.datasets.formats.json_fields import Fields
@@ -30,6 +31,11 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 WITH_ACTIONS = (*(f"chatbridge.cli.{name}.command" for name in ("weights", "data", "review")), "dataset_prep.textbind")
 CHECKED = ("train.py", "chatbridge.cli.train", "chatbridge.cli.evaluate")  # with --check, so all arguments are tried
+
+
+RUN = ("chatbridge.cli.score", "chatbridge.cli.compare")  # they need no model, so the command itself is run
+WITH_MORE = ("judge", "meteor.tables=")  # settings of metrics that need grades, or seconds for tables of paraphrases
+PACKAGES = {"meteor": "nltk"}
 
 
 class Block(NamedTuple):
@@ -76,7 +82,41 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"my_data/{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     _write_drawn_conversations(folder / "data/mine")
     write_json(folder / "runs/tiny/eval/metrics.json", {})
+    _write_evaluations(folder)
     return folder
+
+
+def _write_evaluations(folder: Path) -> None:
+    """Two finished evaluations of my_eval.yaml, and the file of predictions of docs/evaluation.md twelve times."""
+    (line,) = (block.text for block in BLOCKS if block.language == "json" and '"prediction"' in block.text)
+    item = json.loads(line)
+    rows = [{**item, "id": f"{item['id']}{number}"} for number in range(12)]
+    write_lines(folder / "predictions.jsonl", rows)
+    write_lines(folder / "references.jsonl", [{"id": row["id"], "references": row["references"]} for row in rows])
+    for run, texts in (("my_eval", ("a red circle", "red")), ("beams", ("the circle", "blue"))):
+        root = folder / "runs" / run
+        root.mkdir()
+        (root / "resolved.yaml").write_text((folder / "my_eval.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        for task, text in zip(("captions", "both"), texts):
+            details = {"kind": "color", "must_name": ["red"], "video_id": "v"}
+            lines = [
+                {
+                    **row,
+                    "index": k,
+                    "question": "What is it?",
+                    "prediction": text,
+                    "details": {**details, "video_id": k},
+                }
+                for k, row in enumerate(rows)
+            ]
+            write_lines(root / f"predictions_{task}.jsonl", lines)
+        write_lines(root / "predictions_both.shuffled_audio.jsonl", lines)
+        with chdir(folder):
+            assert score.main([f"runs/{run}"]) == 0
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def _write_drawn_conversations(folder: Path) -> None:
@@ -136,6 +176,9 @@ def try_python(words: list[str], monkeypatch, capsys) -> None:
     if module in CHECKED:
         check(importlib.import_module(module.removesuffix(".py")), [word for word in arguments if word != "--check"])
         return
+    if module in RUN and not any(word.startswith(WITH_MORE) for word in arguments):
+        run_on_files(module, arguments, capsys)
+        return
     flags = {word for word in arguments if word.startswith("--")}
     action = arguments[:1] if module in WITH_ACTIONS and not arguments[0].startswith("--") else []
     action += arguments[1:2] if action == ["rate"] else []  # it has actions of its own
@@ -144,6 +187,19 @@ def try_python(words: list[str], monkeypatch, capsys) -> None:
     text = help_of(module, action, monkeypatch, capsys)
     assert "usage" in text
     assert all(re.search(rf"{flag}\b", text) for flag in flags), f"{module} has no {flags}:\n{text}"
+
+
+def run_on_files(module: str, arguments: list[str], capsys) -> None:
+    """Run a command that needs files of an evaluation only, and read what it wrote."""
+    named = {name for word in arguments for name in (word, *word.split(","))}
+    for package in (PACKAGES[name] for name in named & PACKAGES.keys()):
+        pytest.importorskip(package)
+    assert importlib.import_module(module).main(arguments) == 0
+    assert capsys.readouterr().out
+    for option, path in zip(arguments, arguments[1:]):
+        if option in ("--json", "--html"):
+            assert Path(path).stat().st_size > 100, f"{path} was not written"
+            Path(path).unlink()
 
 
 def check(command: Any, arguments: list[str]) -> None:
