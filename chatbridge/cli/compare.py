@@ -12,10 +12,10 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.common.text_table import text_table
-from chatbridge.report.compare_runs import How, RunComparison, compare_runs
-from chatbridge.report.compared_run import read_compared
-from chatbridge.report.comparison_page import ITEMS, write_comparison
-from chatbridge.report.comparison_text import comparison_json, comparison_text
+from chatbridge.report.comparison.page import ITEMS, write_comparison
+from chatbridge.report.comparison.runs import How, RunComparison, compare_runs
+from chatbridge.report.comparison.sides import read_compared
+from chatbridge.report.comparison.text import comparison_json, comparison_text
 from chatbridge.tasks.metric_settings import built_metrics, named_settings
 from chatbridge.tasks.metrics.base import METRICS, Metric
 from chatbridge.tasks.statistics import RESAMPLES

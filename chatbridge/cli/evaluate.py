@@ -34,7 +34,7 @@ from chatbridge.models.drawing import Artist
 from chatbridge.runners.run_folder import RESOLVED
 from chatbridge.tasks import Task
 from chatbridge.tasks.evaluator import METRICS, Evaluator
-from chatbridge.tasks.modality_report import may_report
+from chatbridge.tasks.modality_report.report import may_report
 from chatbridge.tasks.partial_answers import state
 from chatbridge.tasks.receipt import RECEIPT, Receipt, summary
 

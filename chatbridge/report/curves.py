@@ -8,8 +8,8 @@ from typing import Any
 
 from chatbridge.report.charts import Series, line_chart
 from chatbridge.report.runs import TrainingRun
-from chatbridge.report.score_text import is_score
 from chatbridge.report.tables import section
+from chatbridge.tasks.score_text import is_score
 
 LOSS = "Nats per supervised token, over all sources and by source. Point at a curve to see its values."
 DURING = """Validation losses and scores of tasks at steps of the training, from scores.jsonl. A curve of one task holds

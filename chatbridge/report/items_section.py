@@ -11,9 +11,9 @@ from chatbridge.report.examples_section import drawn_html
 from chatbridge.report.item_media import ItemMedia, Media, MediaBudget
 from chatbridge.report.runs import Runs
 from chatbridge.report.score_lines import unit_of
-from chatbridge.report.score_text import score_text
 from chatbridge.report.tables import note, section, title_of
 from chatbridge.tasks import Prediction
+from chatbridge.tasks.score_text import score_text
 
 LEAD = """By the headline score of each item; among equal ones, and for the random ones, a fixed seed decides. Items
 that could not be read are counted by reason."""

@@ -13,8 +13,8 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.report.charts import bar
 from chatbridge.report.runs import Runs, TaskRun
 from chatbridge.report.score_lines import as_fraction
-from chatbridge.report.score_text import difference_text, interval_text, is_percent, is_score, p_text, score_text
 from chatbridge.report.tables import note, number, section, table, table_row, title_of
+from chatbridge.tasks.score_text import difference_text, interval_text, is_percent, is_score, p_text, score_text
 
 LEAD = """The same questions with a modality removed, exchanged for that of another question, or (sound and frames of a
 video) moved against each other. <b>lost</b> is the score with all media minus the score of the line, with its paired

@@ -19,7 +19,6 @@ from chatbridge.report.receipt_section import receipt_section
 from chatbridge.report.results import ablations
 from chatbridge.report.runs import Runs, TrainingRun
 from chatbridge.report.score_lines import Score, scores
-from chatbridge.report.score_text import score_text
 from chatbridge.report.tables import (
     ablation_table,
     confusion_matrices,
@@ -29,6 +28,7 @@ from chatbridge.report.tables import (
     section,
 )
 from chatbridge.report.tree import draw_tree, read_tree
+from chatbridge.tasks.score_text import score_text
 
 PAGE = "report.html"
 TITLE = "ChatBridge run report"

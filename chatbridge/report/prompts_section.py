@@ -11,8 +11,8 @@ from typing import Any
 
 from chatbridge.report.runs import Runs, TaskRun
 from chatbridge.report.score_lines import unit_of
-from chatbridge.report.score_text import difference_text, is_score, score_text
 from chatbridge.report.tables import number, section, table, table_row, title_of
+from chatbridge.tasks.score_text import difference_text, is_score, score_text
 
 LEAD = """Every question was asked with each of these prompts. The spread is the standard deviation over the prompts;
 differences within it tell nothing about two models."""

@@ -13,8 +13,8 @@ from chatbridge.report.chance import chance_by_kind, chance_knowing, guessed_row
 from chatbridge.report.run_files import is_number
 from chatbridge.report.runs import CAPTION, QA, Runs, TaskRun
 from chatbridge.report.score_lines import Score, meaningful_chance, scores, unit_of
-from chatbridge.report.score_text import interval_text, score_text
 from chatbridge.tasks import Prediction
+from chatbridge.tasks.score_text import interval_text, score_text
 
 RESULTS = "results.json"
 

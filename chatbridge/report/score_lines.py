@@ -12,8 +12,8 @@ from typing import Any, Literal
 from chatbridge.report.chance import chance_of
 from chatbridge.report.run_files import is_number
 from chatbridge.report.runs import CAPTION, QA, Runs, TaskRun
-from chatbridge.report.score_text import is_score
 from chatbridge.tasks import Prediction
+from chatbridge.tasks.score_text import is_score
 
 USUAL = {QA: "exact_match", CAPTION: "names_all"}  # metric of a group, which its lines do not name
 NOT_SCORES = ("count", "unreadable")

@@ -11,7 +11,7 @@ from chatbridge.report.confusion import confusions
 from chatbridge.report.results import Ablation
 from chatbridge.report.runs import CAPTION, QA, Runs
 from chatbridge.report.score_lines import OtherScore, Published, Score, as_fraction
-from chatbridge.report.score_text import interval_text, is_percent, score_text
+from chatbridge.tasks.score_text import interval_text, is_percent, score_text
 
 RESULTS = """<i class="score"></i>score <i></i>chance level <i class="target"></i>target. An answer is correct if it
 equals a reference, up to case, articles and punctuation; a caption is correct if it mentions every required attribute.

@@ -18,15 +18,15 @@ from chatbridge.processors.media_processor import with_limits
 from chatbridge.tasks import Prediction, Task, predictions
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, num_undrawn
-from chatbridge.tasks.media_conditions import Condition
-from chatbridge.tasks.modality_report import (
+from chatbridge.tasks.modality_report.conditions import Condition
+from chatbridge.tasks.modality_report.report import (
     ask_under,
     conditions_of,
     modality_results,
     remove_conditions,
     write_conditions,
 )
-from chatbridge.tasks.modality_table import modality_lines
+from chatbridge.tasks.modality_report.table import modality_lines
 from chatbridge.tasks.partial_answers import PartialAnswers
 from chatbridge.tasks.prediction_lines import predictions_path, read_rows, scores_path, write_predictions
 from chatbridge.tasks.score_text import score_text
@@ -61,7 +61,7 @@ class Evaluator:
         artist     draws the images of answers; None: they have captions only
         made_with  what all answers depend on: an evaluation that was stopped resumes if it has not changed
                    (partial_answers.py); None: every evaluation starts from nothing
-        reports_modalities   ask questions again without, or with other media (modality_report.py)
+        reports_modalities   ask questions again without, or with other media (modality_report/)
         """
         self.tasks = dict(tasks)
         self.model = model

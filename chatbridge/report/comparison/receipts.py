@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatbridge.common.errors import DataError
-from chatbridge.report.compared_run import ComparedRun, ComparedTask
+from chatbridge.report.comparison.sides import ComparedRun, ComparedTask
 from chatbridge.tasks.receipt import (
     Receipt,
     changed_predictions,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
-from chatbridge.report.comparison import ItemChange, ScoreComparison, TaskComparison
-from chatbridge.report.comparison_text import HEAD, MANY, cells, coverage, num_tests
+from chatbridge.report.comparison.task import ItemChange, ScoreComparison, TaskComparison
+from chatbridge.report.comparison.text import HEAD, MANY, cells, coverage, num_tests
 from chatbridge.report.examples import drawn_images
 from chatbridge.report.examples_section import drawn_html
 from chatbridge.report.item_media import ItemMedia, Media, MediaBudget
-from chatbridge.report.score_text import score_text
 from chatbridge.report.tables import note, number, section, table, table_row
 from chatbridge.tasks.metrics.base import Item
+from chatbridge.tasks.score_text import score_text
 
 TITLE = "ChatBridge comparison"
 ITEMS = 20  # changed items of a task that are shown in either direction

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatbridge.common.text_table import text_table
-from chatbridge.report.comparison import ScoreComparison, Side, TaskComparison
-from chatbridge.report.score_text import difference_text, interval_text, known, p_text, score_text
+from chatbridge.report.comparison.task import ScoreComparison, Side, TaskComparison
+from chatbridge.tasks.score_text import difference_interval_text, difference_text, known, p_text, score_text
 
 HEAD = ("", "A", "B", "B - A", "95% interval", "p", "B better", "B worse", "equal", "p of items", "")
 MANY = 5  # comparisons from which a p below 0.05 is expected by chance
@@ -59,7 +59,7 @@ def cells(line: ScoreComparison) -> tuple[str, ...]:
         score_text(line.a, line.unit, 2),
         score_text(line.b, line.unit, 2),
         difference_text(line.paired.difference, line.unit),
-        _interval(line),
+        difference_interval_text(line.paired.low, line.paired.high, line.unit),
         p_text(line.paired.p),
         str(line.outcomes.better_b),
         str(line.outcomes.better_a),
@@ -72,11 +72,6 @@ def cells(line: ScoreComparison) -> tuple[str, ...]:
 def verdict(line: ScoreComparison) -> str:
     """In words: which system is better, beyond what the choice of items explains."""
     return VERDICTS[line.better] if line.is_enough else TOO_FEW
-
-
-def _interval(line: ScoreComparison) -> str:
-    low, high = (difference_text(value, line.unit) for value in (line.paired.low, line.paired.high))
-    return f"[{low}, {high}]" if interval_text(line.paired.low, line.paired.high) else "–"
 
 
 def comparison_json(

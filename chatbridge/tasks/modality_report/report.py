@@ -1,4 +1,4 @@
-"""Does a model use each of its modalities? The questions of a task under the conditions of media_conditions.py.
+"""Does a model use each of its modalities? The questions of a task under the conditions of conditions.py.
 
     predictions_<task>.<condition>.jsonl   the questions whose prompt the condition changes, and their answers
     modalities_<task>.json                 the conditions that were made, and why others were not
@@ -17,10 +17,10 @@ from typing import Any, cast
 from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
-from chatbridge.tasks.altered_questions import under
 from chatbridge.tasks.base import Task
-from chatbridge.tasks.media_conditions import Condition, Kind, conditions, media_keys
-from chatbridge.tasks.modality_table import Asked, modality_table
+from chatbridge.tasks.modality_report.altered_questions import under
+from chatbridge.tasks.modality_report.conditions import Condition, Kind, conditions, media_keys
+from chatbridge.tasks.modality_report.table import Asked, modality_table
 from chatbridge.tasks.prediction_lines import Prediction, predictions_path, read_rows, write_predictions
 from chatbridge.tasks.scoring import Scored, drawn_with
 

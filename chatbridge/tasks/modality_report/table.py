@@ -7,7 +7,6 @@ removal decides instead. Removal alone is weaker evidence, as no prompt of the t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,13 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from chatbridge.tasks.base import Prediction
-from chatbridge.tasks.media_conditions import FULL, Condition
 from chatbridge.tasks.metrics.base import Score, Unit
-from chatbridge.tasks.score_text import score_text
+from chatbridge.tasks.modality_report.conditions import FULL, Condition
+from chatbridge.tasks.score_text import difference_interval_text, difference_text, known, score_text
 from chatbridge.tasks.statistics import interval, paired
 
 Verdict = Literal["used", "not shown", "harmful"]
-SHOWN: Mapping[Unit, tuple[float, int]] = {"fraction": (100.0, 1), "percent": (1.0, 1), "number": (1.0, 3)}
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,8 @@ def modality_lines(name: str, table: Mapping[str, Any]) -> list[str]:
 def _line(full: Asked, one: Asked, resample_by: Sequence[Hashable] | None) -> dict[str, Any]:
     """Score of a condition, and what is lost against all media: positive where the media help."""
     found: dict[str, Any] = {
-        "score": _finite(one.score.value),
-        "interval": [*map(_finite, interval(one.score, resample_by))],
+        "score": known(one.score.value),
+        "interval": [*map(known, interval(one.score, resample_by))],
     }
     if one.condition is None:
         return found
@@ -99,9 +97,9 @@ def _line(full: Asked, one: Asked, resample_by: Sequence[Hashable] | None) -> di
         **found,
         "asked": len(one.condition.asked),
         "changed": sum(a["prediction"] != b["prediction"] for a, b in zip(full.rows, one.rows, strict=True)),
-        "difference": _finite(sign * gap.difference),
-        "difference_interval": [_finite(low), _finite(high)],
-        "p": _finite(gap.p),
+        "difference": known(sign * gap.difference),
+        "difference_interval": [known(low), known(high)],
+        "p": known(gap.p),
         **({"unreadable": unread} if (unread := _unreadable(one.rows) - _unreadable(full.rows)) else {}),
     }
 
@@ -142,12 +140,10 @@ def _summary(uses: Mapping[str, Mapping[str, Any]], unit: Unit) -> str:
 
 def _points(difference: float | None, bounds: Sequence[float | None], unit: Unit) -> str:
     """A difference with its interval, in points where the score is a share."""
-    values = [value for value in (difference, *bounds) if value is not None]
-    if len(values) < 3:
+    low, high = bounds
+    if difference is None or low is None or high is None:
         return "unknown"
-    scale, digits = SHOWN[unit]
-    value, low, high = (f"{scale * number:+.{digits}f}" for number in values)
-    return f"{value} [{low}, {high}]"
+    return f"{difference_text(difference, unit, 1)} {difference_interval_text(low, high, unit, 1)}"
 
 
 def _unreadable(rows: Sequence[Prediction]) -> int:
@@ -165,10 +161,5 @@ def _groups(asked: Sequence[Asked], field: str) -> dict[str, dict[str, Any]]:
     for value in sorted(set(values)):
         inside = np.array([one == value for one in values])
         sums = {one.name: one.score.combine(one.score.statistics[inside].sum(axis=0)) for one in asked}
-        found[value] = {"count": int(inside.sum()), **{name: _finite(float(total)) for name, total in sums.items()}}
+        found[value] = {"count": int(inside.sum()), **{name: known(float(total)) for name, total in sums.items()}}
     return found
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None

@@ -11,7 +11,7 @@ import pytest
 from chatbridge.cli import score
 from chatbridge.common.errors import DataError
 from chatbridge.tasks.base import task_for_scoring
-from chatbridge.tasks.modality_report import modality_results, remove_conditions, write_conditions
+from chatbridge.tasks.modality_report.report import modality_results, remove_conditions, write_conditions
 from chatbridge.tasks.prediction_lines import predictions_path, write_predictions
 from tests.helpers.mini_world import write_yaml
 

@@ -16,10 +16,10 @@ from chatbridge.processors.audio_reader import AudioEndsEarly, RolledReader, Wav
 from chatbridge.processors.limits import Limits
 from chatbridge.processors.media_source import Rolled
 from chatbridge.tasks import Task
-from chatbridge.tasks.altered_questions import under
 from chatbridge.tasks.config import EvaluationConfig
-from chatbridge.tasks.media_conditions import conditions, exchange, items_of, media_keys, prompt_of
-from chatbridge.tasks.modality_report import conditions_of
+from chatbridge.tasks.modality_report.altered_questions import under
+from chatbridge.tasks.modality_report.conditions import conditions, exchange, items_of, media_keys, prompt_of
+from chatbridge.tasks.modality_report.report import conditions_of
 from tests.helpers.tiny_media import wav, write_json
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from chatbridge.common.errors import DataError, nearest, some
-from chatbridge.report.compare_receipts import compare_receipts
-from chatbridge.report.compared_run import (
+from chatbridge.report.comparison.receipts import compare_receipts
+from chatbridge.report.comparison.sides import (
     Chosen,
     ComparedRun,
     ComparedTask,
@@ -17,7 +17,7 @@ from chatbridge.report.compared_run import (
     sides,
     stored_scores,
 )
-from chatbridge.report.comparison import NotScored, TaskComparison, compare_task
+from chatbridge.report.comparison.task import NotScored, TaskComparison, compare_task
 from chatbridge.report.run_differences import flat_settings
 from chatbridge.tasks.metrics.base import Item
 from chatbridge.tasks.statistics import RESAMPLES

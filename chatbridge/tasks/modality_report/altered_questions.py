@@ -14,7 +14,7 @@ from chatbridge.conversation.messages import Conversation, Media, Message, Part
 from chatbridge.datasets.builders import Dataset, Record
 from chatbridge.processors.media_source import Rolled
 from chatbridge.tasks.base import Task
-from chatbridge.tasks.media_conditions import SOUND, Condition, items_of, prompt_of
+from chatbridge.tasks.modality_report.conditions import SOUND, Condition, items_of, prompt_of
 
 
 def under(task: Task, condition: Condition) -> Task:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from chatbridge.tasks.media_conditions import Condition
 from chatbridge.tasks.metrics.base import Score, mean_score
-from chatbridge.tasks.modality_table import Asked, modality_table
+from chatbridge.tasks.modality_report.conditions import Condition
+from chatbridge.tasks.modality_report.table import Asked, modality_table
 
 
 def asked(condition: Condition | None, values: Sequence[float | None], score: Score | None = None) -> Asked:
