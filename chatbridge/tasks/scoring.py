@@ -155,7 +155,8 @@ def scores_of(name: str, metric: Metric, items: Sequence[Item]) -> list[Score]:
             "the file is of another kind of task; choose another metric"
         )
     found = [_expanded(score, kept, len(items)) for score in metric.scores([items[at] for at in kept])]
-    return [score for score in found if score.measured]
+    directed = [replace(one, higher_is_better=one.name not in metric.lower_is_better) for one in found]
+    return [score for score in directed if score.measured]
 
 
 def drawn_with(item: Item, fields: Sequence[str]) -> tuple[str, ...]:

@@ -253,7 +253,8 @@ def test_every_metric_keeps_the_contract(name: str):
     lost = Item("lost", "", (), {**DETAILS, "base": "lost", "image": "lost.jpg"}, {}, "no file")  # nor its annotation
     worst = metric.scores([*items, lost])[0].per_item[-2:]
     assert np.array_equal(worst[:1], worst[1:], equal_nan=True)
-    if readable.values.get(headline) and scores[headline].higher_is_better:
+    assert all(one.higher_is_better == (key not in metric.lower_is_better) for key, one in readable.scores.items())
+    if readable.values.get(headline) and headline not in metric.lower_is_better:
         assert Scored.of({name: metric}, items).values[headline] < readable.values[headline]
 
 

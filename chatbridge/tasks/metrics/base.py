@@ -66,6 +66,7 @@ class Score:
     statistics  float64[items, k], summed over items before `combine`; a row of zeros: an item without this score
     combine     float64[..., k] -> float64[...], the value of such sums; NaN where nothing is counted
     per_item    float64[items], the value of each item alone; NaN where it has none
+    higher_is_better   set by `scoring.scores_of`, from `lower_is_better` of the metric
     """
 
     name: str

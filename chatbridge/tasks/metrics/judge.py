@@ -54,7 +54,7 @@ class JudgeMetric(Metric):
         accuracy = mean_score(NAMES[0], [0.0 if one is None else float(one[0]) for one in found])
         grade = mean_score(NAMES[1], [0.0 if one is None else one[1] for one in found], unit="number")
         nonsense = mean_score(NAMES[2], [float(one is None) for one in found])
-        return [accuracy, grade, Score(NAMES[2], nonsense.statistics, nonsense.per_item, higher_is_better=False)]
+        return [accuracy, grade, nonsense]
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:
         """How many replies of the judge had no readable verdict."""

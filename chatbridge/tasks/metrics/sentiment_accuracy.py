@@ -41,11 +41,10 @@ class SentimentAccuracy(Metric):
         given = [None if item.problem else sign(item.prediction) for item in items]
         hits = [float(one is not None and one == other) for one, other in zip(given, correct, strict=True)]
         of_two = [None if expected == 0 else hit for hit, expected in zip(hits, correct, strict=True)]
-        unanswered = mean_score(NAMES[2], [float(one is None) for one in given])
         return [
             mean_score(NAMES[0], hits),
             mean_score(NAMES[1], of_two),
-            Score(NAMES[2], unanswered.statistics, unanswered.per_item, higher_is_better=False),
+            mean_score(NAMES[2], [float(one is None) for one in given]),
         ]
 
 

@@ -68,7 +68,7 @@ def spoken(text: str) -> str:
 def _score(name: str, pairs: Sequence[tuple[str, list[str]]], align: Callable[..., Any]) -> Score:
     counts = np.array([_fewest(answer, references, align) for answer, references in pairs], dtype=np.float64)
     counts = counts.reshape(-1, 2)
-    return Score(name, counts, _rate(counts), _rate, higher_is_better=False)
+    return Score(name, counts, _rate(counts), _rate)
 
 
 def _fewest(answer: str, references: Sequence[str], align: Callable[..., Any]) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class YesNoF1(Metric):
         """The scores of NAMES. raises DataError for a reference that is neither yes nor no"""
         table = np.array([self._row(item) for item in items], dtype=np.float64).reshape(-1, len(COLUMNS))
         return [
-            Score(name, table, alone(table), combine, higher_is_better=name != "unanswered")
+            Score(name, table, alone(table), combine)
             for name, combine, alone in zip(NAMES, COMBINE, ALONE, strict=True)
         ]
 

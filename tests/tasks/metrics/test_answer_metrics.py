@@ -14,6 +14,7 @@ from chatbridge.config.schema import parse
 from chatbridge.tasks.metrics.avqa_accuracy import ANSWERS
 from chatbridge.tasks.metrics.base import METRICS, Item, Score
 from chatbridge.tasks.metrics.word_error_rate import spoken
+from chatbridge.tasks.scoring import scores_of
 
 
 def scored(name: str, lines: list[tuple[str, Any]], problem_at: int | None = None, **settings: Any) -> dict[str, Score]:
@@ -24,7 +25,7 @@ def scored(name: str, lines: list[tuple[str, Any]], problem_at: int | None = Non
         for k, (text, one) in enumerate(lines)
     ]
     made = metric(parse(metric.Config, settings))
-    found = made.scores(items)
+    found = scores_of(name, made, items)
     assert tuple(score.name for score in found) == made.names
     assert all(score.statistics.shape[0] == len(score.per_item) == len(items) for score in found)
     return {score.name: score for score in found}
