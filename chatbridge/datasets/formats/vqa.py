@@ -179,11 +179,6 @@ def _textvqa(fields: Fields, tokens: dict[str, tuple[str, ...]], ocr: Path | Non
     )
 
 
-def _image_texts(fields: Fields) -> tuple[str, tuple[str, ...]]:
-    fields.require("ocr_tokens")
-    return fields.name("image_id"), fields.texts("ocr_tokens")
-
-
 def _ocr_tokens(path: Path) -> dict[str, tuple[str, ...]]:
     """Image -> the texts in it."""
     found: dict[str, tuple[str, ...]] = {}
