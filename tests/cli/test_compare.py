@@ -11,7 +11,7 @@ import yaml
 
 from chatbridge.cli import compare
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.report import comparison
+from chatbridge.report.comparison import task
 from chatbridge.tasks.receipt import Receipt, TaskReceipt, file_sha256
 from tests.helpers.mini_world import write_yaml
 from tests.helpers.report_parts import write_runs
@@ -34,7 +34,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four items are enough for an interval."""
-    monkeypatch.setattr(comparison, "FEWEST", 4)
+    monkeypatch.setattr(task, "FEWEST", 4)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
