@@ -60,7 +60,7 @@ HYPHENATED = r"[A-Za-z0-9][A-Za-z0-9.,\u00AD]*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[
 CAPITALS = r"[A-Z]+(?:(?:[+&]|(?i:&amp;))[A-Z]+)+"  # AT&T
 SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 TAG_NAME = r"[A-Za-z][A-Za-z0-9_:.-]*"
-ATTRIBUTE = rf"""(?:{TAG_NAME}(?:[ ]*=[ ]*['"][^\r\n'"]*['"])?|['"][^\r\n'"]*['"]|[ ]*/)"""
+ATTRIBUTE = rf"""(?:{TAG_NAME}(?:[ ]*=[ ]*['"][^\r\n'"]*['"])?|['"][^\r\n'"]*['"]|/)"""
 TAG = rf"<(?:[!?][A-Za-z-][^>\r\n]*|/?[A-Za-z][A-Za-z0-9:.-]*(?:[ ]+{ATTRIBUTE})*[ ]*/?[ ]*)>"
 OUTSIDE_URL = r" \t\n\f\r\"<>|()"
 URL_PATH = rf"/[^{OUTSIDE_URL}]+[^{OUTSIDE_URL}.!?{{}},-]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -51,3 +52,11 @@ def test_equal_to_java() -> None:
     pairs = zip(lines, tokenize(lines), official_tokens(lines), strict=True)
     different = [(line, ours, theirs) for line, ours, theirs in pairs if ours != theirs]
     assert not different, different[:5]
+
+
+@pytest.mark.parametrize("piece", ["   /", "a.1.", "a, a,", "<a /", "1-", "a@", "' a="])
+def test_repeated_text_takes_no_time(piece: str) -> None:
+    """Fails when a degenerate answer, the same piece over and over, makes a rule try exponentially many ways."""
+    start = time.process_time()
+    tokenize(["<a" + piece * 100])
+    assert time.process_time() - start < 1
