@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,14 @@ import torch
 from chatbridge import __main__ as commands
 from chatbridge.cli import evaluate
 from chatbridge.common.errors import DataError
-from chatbridge.common.source_digest import code_digest, source_digest, source_words
+from chatbridge.common.source_digest import source_digest
 from chatbridge.experiment import receipt as receipts
 from chatbridge.experiment.build import build_chat, planned_chat
 from chatbridge.experiment.data import open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
-from chatbridge.processors.media_source import Rolled, SideBySide
 from chatbridge.tasks.metrics.base import METRICS
 from chatbridge.tasks.receipt import TaskReceipt, changed_predictions, differences, read_receipt
-from chatbridge.tasks.receipt_questions import media_digest
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg
 
@@ -122,30 +118,6 @@ def test_content_counts_and_names_do_not(folder, original, tmp_path):
     assert "prompt" in changed(original, planned(copy))
 
 
-def test_every_kind_of_media_has_a_hash_of_its_content(tmp_path):
-    """fails when a byte of a small file, the size or an end of a large one, or a frame of a folder does not count"""
-    file, frames = tmp_path / "a.bin", tmp_path / "frames"
-    frames.mkdir()
-    content = bytearray(5 << 20)
-
-    def digest(change: int | None = None, size: int = len(content), name: str = "a.bin") -> str:
-        found = content[:size]
-        if change is not None:
-            found[change] = 1
-        (tmp_path / name).write_bytes(found)
-        return media_digest(tmp_path / name)
-
-    large = [digest(), digest(0), digest(len(content) - 1), digest(size=len(content) - 1)]
-    small = [digest(size=300_000), digest(150_000, size=300_000), digest(size=300_001)]
-    assert len({*large, *small}) == 7 and digest(name="b.bin") == large[0]
-    (frames / "0.jpg").write_bytes(b"x")
-    one = media_digest(frames)
-    (frames / "1.jpg").write_bytes(b"y")
-    others = {media_digest(str(frames)), media_digest(b"x"), media_digest(torch.zeros(2)), media_digest(torch.ones(2))}
-    pairs = {media_digest(SideBySide(file, frames)), media_digest(SideBySide(frames, file)), media_digest(Rolled(file))}
-    assert len({one, *others, *pairs, media_digest(tmp_path / "missing")}) == 9
-
-
 def test_preprocessing_that_cannot_be_read_or_described_ends_nothing(folder, monkeypatch):
     """fails when --check ends for a file that loading the weights reports, or for the processor of a plugin"""
     config = open_config(Evaluation, folder / "eval.yaml", []).config
@@ -176,54 +148,6 @@ def test_answers_of_other_code_are_not_kept(folder, monkeypatch):
     monkeypatch.setattr(evaluate, "code_settings", lambda plugins: {"chatbridge": "other"})
     after = evaluate.answers_made_with(config, config.model)
     assert {name for name in before if before[name] != after[name]} == {"code"}
-
-
-def test_only_differences_of_code_change_the_code(tmp_path):
-    """fails when a comment or a docstring changes the hash, or a changed line, name or file does not"""
-    code = b'"""Text."""\ndef f(x):\n    """More."""\n    return x + 1  # why\n'
-    assert code_digest(code) == code_digest(b"def f(x):\n    # other\n    return (x + 1)\n")
-    assert len({code_digest(code.replace(b"x + 1", one)) for one in (b"x + 2", b"x - 1", b"y + 1", b"x + 1.0")}) == 4
-    assert code_digest(b"f(") != code_digest(b"f((")  # not this Python's code: its bytes
-    tree = ast.parse('f"{x}"')
-    as_in_other_versions = list(source_words(tree))
-    tree.body[0].value.values.append(ast.Constant(""))  # type: ignore[attr-defined]  # as Python 3.12 reads it
-    assert list(source_words(tree)) == as_in_other_versions
-    (tmp_path / "a.py").write_bytes(code)
-    before = digest_of_folder(tmp_path)
-    (tmp_path / "a.py").write_bytes(code.replace(b"# why", b"# because"))
-    assert digest_of_folder(tmp_path) == before
-    (tmp_path / "a.py").write_bytes(code.replace(b"x + 1", b"x + 2"))
-    changed_line = digest_of_folder(tmp_path)
-    (tmp_path / "a.py").write_bytes(code)
-    assert digest_of_folder(tmp_path) == before != changed_line
-    (tmp_path / "a.py").rename(tmp_path / "b.py")
-    assert digest_of_folder(tmp_path) != before
-
-
-def digest_of_folder(folder: Path) -> str:
-    source_digest.cache_clear()
-    try:
-        return source_digest((folder,))
-    finally:
-        source_digest.cache_clear()
-
-
-def test_a_known_digest_is_not_computed_again(tmp_path, monkeypatch):
-    """fails when the code is parsed each time, a damaged file of digests ends the evaluation, or a folder that cannot
-    be written to does"""
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    (tmp_path / "a.py").write_text("x = 1")
-    first = digest_of_folder(tmp_path)
-    kept = tmp_path / "__pycache__/source_digest.json"
-    assert list(json.loads(kept.read_text()).values()) == [first]
-    with monkeypatch.context() as without:
-        without.setattr(ast, "parse", None)
-        assert digest_of_folder(tmp_path) == first
-    kept.write_text("{")
-    assert digest_of_folder(tmp_path) == first
-    kept.unlink()
-    kept.mkdir()
-    assert digest_of_folder(tmp_path) == first
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import numpy as np
 
 from chatbridge.common.errors import DataError, nearest, some
 from chatbridge.config.merge import load
-from chatbridge.report.comparison.task import Side
+from chatbridge.report.comparison.items import Side
 from chatbridge.report.run_files import read_metrics, read_task_nodes
 from chatbridge.report.run_folders import METRICS, SETTINGS, evaluation_of, is_training, runs_in
 from chatbridge.tasks.base import Task, task_for_scoring

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatbridge.common.text_table import text_table
-from chatbridge.report.comparison.task import ScoreComparison, Side, TaskComparison
+from chatbridge.report.comparison.items import Side
+from chatbridge.report.comparison.task import ScoreComparison, TaskComparison
 from chatbridge.tasks.score_text import difference_interval_text, difference_text, known, p_text, score_text
 
 HEAD = ("", "A", "B", "B - A", "95% interval", "p", "B better", "B worse", "equal", "p of items", "")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from chatbridge.common.errors import DataError
+from chatbridge.report.comparison.items import Side
 from chatbridge.report.comparison.page import comparison_page
-from chatbridge.report.comparison.task import Side, compare_task
+from chatbridge.report.comparison.task import compare_task
 from chatbridge.report.comparison.text import comparison_json, comparison_text
 from chatbridge.tasks.metrics.base import Item, Score, mean_score
 from tests.helpers.media_files import image_bytes
