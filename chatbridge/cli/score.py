@@ -34,18 +34,18 @@ from chatbridge.tasks.prediction_lines import (
     scores_path,
     with_references,
 )
-from chatbridge.tasks.receipt import Receipt, changed_predictions, read_receipt, receipt_of_file
+from chatbridge.tasks.receipt import RECEIPT, Receipt, changed_predictions, read_receipt, receipt_of_file
 from chatbridge.tasks.score_text import score_text
 from chatbridge.tasks.scoring import Scored, scores_content
+
+OF_EVALUATIONS = ("predictions_", "modalities_", METRICS, RECEIPT, RESOLVED)  # their names begin with these
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score predictions from their file alone: nothing is generated, and the same file gives the same numbers."""
     args = _parser().parse_args(arguments)
-    taken = {path.resolve() for path in (args.file, args.references) if path is not None}
-    if args.json is not None and args.json.resolve() in taken:
-        message = f"{args.json} is the file of the predictions or of the references, which it would replace"
-        raise ConfigError([Problem("--json", message, hint="choose another file")])
+    if args.json is not None:
+        _check_replaces_nothing(args)
     add_plugins(REGISTRIES, args.plugins)
     if args.file.is_dir():
         found = score_folder(args.file, args)
@@ -158,7 +158,10 @@ def _with_metrics(task: Task, args: argparse.Namespace) -> Task:
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     """Name -> settings of the metrics that the command names."""
-    names = [name for part in args.metrics for name in part.split(",") if name]
+    names = [name for part in args.metrics for one in part.split(",") if (name := one.strip())]
+    if not names:
+        hint = f"for example bleu; there are: {', '.join(METRIC_PARTS.names())}"
+        raise ConfigError([Problem("--metrics", "names no metric", hint=hint)])
     found: dict[str, Any] = {name: {} for name in names}
     for option in args.options:
         key, sign, value = option.partition("=")
@@ -184,6 +187,16 @@ def _nodes(folder: Path) -> dict[str, Mapping[str, Any]]:
 def _no_task(name: str, names: Collection[str], folder: Path) -> Problem:
     message = f"{folder} has no predictions of a task named {name!r}"
     return Problem("--task", message, allowed=tuple(names), nearest=nearest(name, names))
+
+
+def _check_replaces_nothing(args: argparse.Namespace) -> None:
+    """raises ConfigError if the file of --json is one that the command reads, or a file of the evaluation"""
+    out, folder = args.json.resolve(), (args.file if args.file.is_dir() else args.file.parent).resolve()
+    is_part = out.parent == folder and out.exists() and out.name.startswith(OF_EVALUATIONS)
+    read = [path for path in (args.file, args.references) if path is not None and path.exists()]
+    if is_part or any(out == path.resolve() or (out.exists() and out.samefile(path)) for path in read):
+        message = f"{args.json} is a file of predictions, of references or of the evaluation, which it would replace"
+        raise ConfigError([Problem("--json", message, hint="choose another file")])
 
 
 def _check_measured(path: Path, task: Task, scored: Scored) -> None:

@@ -121,7 +121,7 @@ def with_references(
 def _checked(path: Path, read: Callable[[str, dict[str, Any]], Prediction]) -> list[Prediction]:
     """The lines of a file as `read(place, line)` gives them, whose ids must differ."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 (byte {error.start}); expected JSON lines: {FORM}") from None
     except OSError as error:
@@ -143,12 +143,21 @@ def _checked(path: Path, read: Callable[[str, dict[str, Any]], Prediction]) -> l
 
 def _object(place: str, line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        found = json.loads(line, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: is not JSON ({error}); {FORM}") from None
     if not isinstance(found, dict):
         raise DataError(f"{place}: expected a JSON object, got a {type(found).__name__}; {FORM}")
     return repaired_value(found)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """raises ValueError for a name that an object has twice, of which JSON readers keep one without a word"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"{repeated!r:.80} is there twice")
+    return found
 
 
 def _checked_fields(place: str, row: dict[str, Any]) -> Prediction:
@@ -160,9 +169,10 @@ def _checked_fields(place: str, row: dict[str, Any]) -> Prediction:
 
 def _row(place: str, row: dict[str, Any]) -> Prediction:
     row = as_prediction(row)
-    if "problem" in row:  # ours have no prediction; a field of this name beside one belongs to somebody else's file
-        is_ours = row["problem"] is not None and not row.get("prediction")
-        row = {"prediction": "", **row, "problem": str(row["problem"]) if is_ours else None}
+    if "problem" in row:  # ours is a text without a prediction; any other belongs to somebody else's file
+        reason = row["problem"]
+        is_ours = isinstance(reason, str) and bool(reason.strip()) and not row.get("prediction")
+        row = {**({"prediction": ""} if is_ours else {}), **row, "problem": reason if is_ours else None}
     if not isinstance(row.get("prediction"), str):
         got = f"is {row['prediction']!r}" if "prediction" in row else f"is missing among {some(list(row), 5)}"
         raise DataError(f"{place}: `prediction` {got}; expected a text. {FORM}")
@@ -171,8 +181,9 @@ def _row(place: str, row: dict[str, Any]) -> Prediction:
 
 def _texts(place: str, row: Mapping[str, Any]) -> list[str]:
     """The references of a line, [] without any. raises DataError where they are no texts"""
-    found = row.get("references") or []
-    found = [found] if isinstance(found, str) else found
+    found = row.get("references")
+    found = [found] if isinstance(found, str) and found else found
+    found = [] if found is None or found == "" else found
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise DataError(f"{place}: `references` is {found!r:.80}; expected a list of texts. {FORM}")
     return found

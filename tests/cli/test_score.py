@@ -56,6 +56,23 @@ def test_a_problem_that_is_the_text_of_an_exercise(tmp_path: Path):
     assert found["scores"] == {"exact_match": 1.0} and found["unreadable"] == {}
 
 
+def test_files_that_other_programs_write(tmp_path: Path):
+    """fails when a byte order mark is refused, or a `problem` without words is a reason why an item is unreadable"""
+    path = lines(tmp_path / "p.jsonl", [{**ITEMS[0], "problem": False}, {**ITEMS[2], "problem": ""}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    found = scored(path, "--metrics", "exact_match, bleu")
+    assert found["scores"]["exact_match"] == 0.5 and "bleu_4" in found["scores"]
+    assert found["unreadable"] == {} and found["notes"] == {"predictions without text": 1}
+
+
+def test_nothing_of_an_evaluation_is_replaced(folder: Path):
+    """fails when --json replaces answers, also by a hard link, or what an evaluation was made with"""
+    (folder / "linked.json").hardlink_to(folder / "predictions_qa.jsonl")
+    for name in ("linked.json", "resolved.yaml", "metrics.json", "predictions_cap.jsonl"):
+        with pytest.raises(ConfigError, match="which it would replace"):
+            score(folder / "predictions_qa.jsonl", "--json", folder / name)
+
+
 def test_lines_of_earlier_versions(tmp_path: Path):
     """fails when the answers of an earlier version cannot be scored"""
     older = [{"index": 0, "id": "a", "question": "?", "answer": "red", "references": ["red"], "scores": {"x": 0.0}}]
@@ -75,6 +92,9 @@ def test_lines_of_earlier_versions(tmp_path: Path):
     ({"id": "d", "prediction": "x", "references": 3}, r"line 4: `references` is 3; expected a list of texts"),
     ({"id": "d", "prediction": "x", "references": ["y", None]}, r"line 4: `references` is \['y', None\]"),
     ({"id": "d", "prediction": "x", "details": [1]}, r"line 4: `details` is \[1\]; expected an object"),
+    ({"id": "d", "prediction": "x", "references": 0}, r"line 4: `references` is 0; expected a list of texts"),
+    ('{"id": "d", "prediction": "x", "prediction": "y"}', r"line 4: is not JSON \('prediction' is there twice\)"),
+    ({"id": "d", "problem": None}, r"line 4: `prediction` is missing among"),
 ])  # fmt: skip
 def test_wrong_lines_are_named(tmp_path: Path, bad: Any, message: str):
     """fails when a wrong line gives a traceback or a silent wrong score"""
@@ -109,6 +129,8 @@ def test_metrics_that_are_not_there_or_do_not_fit(tmp_path: Path):
     with pytest.raises(ConfigError, match="is not a valid key") as error:
         score(path, "--metrics", "exact_match", "--options", "exact_match.case=1")
     assert error.value.problems[0].path == "--metrics.exact_match.case"
+    with pytest.raises(ConfigError, match="names no metric"):
+        score(path, "--metrics", ",")
     with pytest.raises(ConfigError, match="both give a score named accuracy"):
         score(path, "--metrics", "mme,mmbench")
     with pytest.raises(ConfigError, match="is not readable as YAML"):

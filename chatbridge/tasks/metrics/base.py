@@ -43,14 +43,20 @@ class Item:
     folder: Path | None = None
 
 
-def detail(item: Item, name: str) -> Any:
-    """A field of the annotation. raises DataError that names the item if it has none: another kind of task"""
+def detail(item: Item, name: str, kind: type[Any] = object) -> Any:
+    """A field of the annotation.
+
+    kind     that its value must be of
+    raises   DataError that names the item if it has no such field: another kind of task
+    """
     if name not in item.details:
         raise DataError(
             f"item {item.id!r} has no {name!r} in its details, which this metric needs; "
             "its data are of another kind of task, choose another metric"
         )
-    return item.details[name]
+    if not isinstance(value := item.details[name], kind):
+        raise DataError(f"item {item.id!r}: its detail {name!r} is {value!r:.80}, expected a {kind.__name__}")
+    return value
 
 
 def ratio(sums: Array) -> Array:

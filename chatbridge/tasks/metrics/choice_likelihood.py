@@ -8,6 +8,8 @@ log-probabilities) and `option_tokens` (letter -> number of tokens), which the t
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,10 +69,17 @@ def _values(item: Item, options: Mapping[str, str], by: By | None) -> dict[str, 
 
 def _numbers(item: Item, key: str, options: Mapping[str, str]) -> dict[str, float]:
     given: Any = item.row.get(key)
-    if not isinstance(given, Mapping) or not all(isinstance(given.get(letter), int | float) for letter in options):
-        arrived = f"has no {key}" if given is None else f"has {key} {given!r}, not a number for each of {list(options)}"
+    if not isinstance(given, Mapping) or not all(_is_usable(given.get(letter)) for letter in options):
+        arrived = (
+            f"has no {key}" if given is None else f"has {key} {given!r:.200}, not a number for each of {list(options)}"
+        )
         raise DataError(
             f"item {item.id!r} {arrived}: ask the options with a task of the kind choice and `answer: likelihood` or "
             "`both`, or score the generated letter with the metric choice_letter"
         )
     return {letter: float(given[letter]) for letter in options}
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether this is a number that can be compared: an option may be impossible (-inf), but not NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf <= value <= sys.float_info.max

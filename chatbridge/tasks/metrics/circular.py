@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from chatbridge.common.errors import DataError
+from chatbridge.tasks.metrics._options import options_of
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, mean_score
 from chatbridge.tasks.metrics.choice_letter import letter_correct
 from chatbridge.tasks.metrics.choice_likelihood import By, likelihood_correct
@@ -73,12 +74,14 @@ def _questions(items: Sequence[Item]) -> list[Hashable]:
                 f"item {item.id!r} has no `base` and `copy` in its details: circular evaluation needs a data set with "
                 "a copy of every question per rotation of its options, as `rotate: true` makes them"
             )
+        if not isinstance(_copy(item), int) or isinstance(_copy(item), bool):
+            raise DataError(f"item {item.id!r}: its `copy` is {_copy(item)!r:.80}, expected a whole number")
         labels.append((str(base), prompt_number(item.details)))
         groups.setdefault(labels[-1], []).append(number)
     for numbers in groups.values():
         copies = sorted(_copy(items[number]) for number in numbers)
         first = items[numbers[0]]
-        options = first.row.get("options", first.details.get("options", ()))
+        options = options_of(first)
         if copies != list(range(len(options))):
             raise DataError(
                 f"question {first.details['base']!r} has the rotations {copies} of {len(options)} options; circular "
@@ -87,5 +90,5 @@ def _questions(items: Sequence[Item]) -> list[Hashable]:
     return labels
 
 
-def _copy(item: Item) -> int:
-    return int(item.details["copy"])
+def _copy(item: Item) -> Any:
+    return item.details["copy"]

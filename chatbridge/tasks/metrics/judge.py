@@ -105,7 +105,7 @@ def _read(text: str) -> tuple[bool, float] | None:
     score = value.get("score")
     try:
         number = float(score) if isinstance(score, (int, float, str)) and not isinstance(score, bool) else -1.0
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return (VERDICTS[word], number) if word in VERDICTS and 0 <= number <= HIGHEST else None
 

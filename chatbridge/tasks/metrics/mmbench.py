@@ -10,9 +10,10 @@ score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chatbridge.common.errors import DataError
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, detail, mean_score
 from chatbridge.tasks.metrics.choice import RULES, Choice, chosen_option
 from chatbridge.tasks.metrics.shared import all_correct, prompt_number
@@ -34,8 +35,8 @@ class MMBenchScores(Metric):
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
         right = [_is_right(item) for item in items]
-        is_copy = [bool(detail(item, "copy")) for item in items]
-        questions = [(detail(item, "base"), prompt_number(item.details)) for item in items]
+        is_copy = [bool(detail(item, "copy", int)) for item in items]
+        questions = [(str(detail(item, "base")), prompt_number(item.details)) for item in items]
         circular = all_correct(right, questions) if any(is_copy) else [None] * len(items)
         return [
             mean_score("circular_accuracy", circular),
@@ -50,11 +51,14 @@ class MMBenchScores(Metric):
 
 
 def _is_right(item: Item) -> float | None:
-    answer = detail(item, "answer")
+    answer = detail(item, "answer", str)
     if not answer:
         return None
     return float(item.problem is None and _chosen(item).letter == answer)
 
 
 def _chosen(item: Item) -> Choice:
-    return chosen_option(item.prediction, detail(item, "options"))
+    options = detail(item, "options")
+    if not isinstance(options, Mapping) or not all(isinstance(text, str) for pair in options.items() for text in pair):
+        raise DataError(f"item {item.id!r}: its detail 'options' is {options!r:.80}, expected letters with their texts")
+    return chosen_option(item.prediction, options)

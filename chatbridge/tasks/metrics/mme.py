@@ -30,8 +30,10 @@ class MMEScores(Metric):
         return ("accuracy", "accuracy_plus")
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
-        right = [float(item.problem is None and verdict(item) == detail(item, "answer").lower()) for item in items]
-        images = [(detail(item, "subject"), detail(item, "image"), prompt_number(item.details)) for item in items]
+        right = [float(item.problem is None and verdict(item) == detail(item, "answer", str).lower()) for item in items]
+        images = [
+            (str(detail(item, "subject")), str(detail(item, "image")), prompt_number(item.details)) for item in items
+        ]
         return [mean_score("accuracy", right), mean_score("accuracy_plus", all_correct(right, images))]
 
     def counts(self, items: Sequence[Item]) -> dict[str, int]:

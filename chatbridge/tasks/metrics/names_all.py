@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chatbridge.common.errors import DataError
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, mean_score
 from chatbridge.tasks.metrics.text import named
 
@@ -37,6 +38,15 @@ class NamesAll(Metric):
         return [mean_score("names_all", whole), mean_score("recall", shares)]
 
     def _share(self, item: Item) -> float | None:
-        attributes: Sequence[Any] = item.details.get(self.config.must_name) or ()
+        attributes: Any = item.details.get(self.config.must_name) or ()
+        if not isinstance(attributes, list | tuple) or not all(map(_is_attribute, attributes)):
+            raise DataError(
+                f"item {item.id!r}: its detail {self.config.must_name!r} is {attributes!r:.80}, expected a list whose "
+                'entries are texts or lists of synonyms: ["red", ["circle", "disc"]]'
+            )
         hits = [any(named(item.prediction, [one] if isinstance(one, str) else one)) for one in attributes]
         return sum(hits) / len(hits) if hits else None
+
+
+def _is_attribute(one: Any) -> bool:
+    return isinstance(one, str) or (isinstance(one, list | tuple) and all(isinstance(text, str) for text in one))
