@@ -72,7 +72,7 @@ def test_every_task_file_is_on_the_page_of_sets():
 
 def test_the_yaml_of_the_page_is_accepted():
     """fails when a key of the example does not exist, or contradicts the others; only its data may be missing"""
-    (text,) = (block for block in re.findall(r"^```yaml\n(.*?)^```", EVALUATION, re.M | re.S) if block[0] != "#")
+    (text,) = (block for block in re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S))
     with pytest.raises(ConfigError) as caught:
         parse(EvaluationConfig, yaml.safe_load(text)["evaluation"], path="evaluation")
     assert caught.value.problems and all("data/" in one.message for one in caught.value.problems), str(caught.value)
