@@ -28,7 +28,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> MiniWorld:
 
 
 def evaluation(world: MiniWorld, output: Path, **run) -> dict:
-    return {"model": world.model(), "evaluation": {"tasks": world.tasks()}, "run": {"output_dir": str(output), **run}}
+    tasks = {"tasks": world.tasks(), "num_workers": 0}
+    return {"model": world.model(), "evaluation": tasks, "run": {"output_dir": str(output), **run}}
 
 
 def answers(folder: Path) -> dict[str, list[dict]]:
@@ -79,14 +80,15 @@ def _check_modality_report(folder: Path, table: dict[str, Any], found: dict[str,
 
 
 def test_two_ranks_write_what_one_writes(world, tmp_path):
-    """fails when predictions are lost between ranks, or a result or receipt depends on ranks or batch sizes"""
+    """fails when predictions are lost between ranks, or a result or receipt depends on ranks, workers or
+    batch sizes"""
     config = evaluation(world, tmp_path / "one")
     metrics = {"bleu": {"max_n": 2}, "exact_match": None}
     config["evaluation"]["tasks"] = {"image_qa": {**config["evaluation"]["tasks"]["image_qa"], "metrics": metrics}}
     path = write_yaml(tmp_path / "eval.yaml", config)
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
     command = ["-m", "chatbridge", "evaluate", "--cfg-path", str(path)]
-    other = [f"run.output_dir={tmp_path / 'two'}", "evaluation.tasks.image_qa.batch_size=2"]
+    other = [f"run.output_dir={tmp_path / 'two'}", "evaluation.tasks.image_qa.batch_size=2", "evaluation.num_workers=1"]
     done = run_ranks([*command, "--options", *other])
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "two") == results(tmp_path / "one")

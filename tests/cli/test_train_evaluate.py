@@ -30,7 +30,8 @@ def experiment(world: MiniWorld, folder: Path, *names: str, **settings: Any) -> 
     """A training of 4 steps that knows these tasks."""
     config = world.experiment(folder)
     config["run"] |= settings
-    config["evaluation"] = {"tasks": {name: world.tasks()[name] for name in names or ("image_qa", "audio_caption")}}
+    tasks = {name: world.tasks()[name] for name in names or ("image_qa", "audio_caption")}
+    config["evaluation"] = {"tasks": tasks, "num_workers": 0}
     return config
 
 

@@ -184,7 +184,7 @@ def test_report_of_a_real_run(tmp_path, capsys):
     run = write_yaml(tmp_path / "train.yaml", world.experiment(tmp_path / "runs/instruct", max_steps=2))
     assert train.main(["--cfg-path", str(run)]) == 0
     settings = {"output_dir": str(tmp_path / "runs/eval"), "init_from": str(tmp_path / "runs/instruct")}
-    content = {"model": world.model(), "evaluation": {"tasks": world.tasks()}, "run": settings}
+    content = {"model": world.model(), "evaluation": {"tasks": world.tasks(), "num_workers": 0}, "run": settings}
     path = write_yaml(tmp_path / "eval.yaml", content)
     assert commands.main(["evaluate", "--cfg-path", str(path)]) == 0
     capsys.readouterr()
