@@ -24,6 +24,8 @@ from chatbridge.tasks.metrics.base import Item, Metric, Score
 from chatbridge.tasks.metrics.shared import asked_item
 from chatbridge.tasks.statistics import interval
 
+NO_GROUP = "(none)"  # group of the items without a field
+
 MOST_REASONS = 20  # different reasons in a file of scores; the others are counted together
 
 
@@ -101,10 +103,14 @@ class Scored:
         return self._at([number for number, item in enumerate(self.items) if is_in(item)])
 
     def by(self, field: str) -> dict[str, Scored]:
-        """Value of an annotation field -> the items that have it, sorted; "(none)" where the field is missing."""
+        """Value of an annotation field -> the items that have it, sorted; "(none)" where the field is missing.
+
+        An item whose field is a list is in the group of each of its values.
+        """
         numbers: dict[str, list[int]] = {}
         for number, item in enumerate(self.items):
-            numbers.setdefault(group_of(item, field), []).append(number)
+            for value in groups_of(item.details, field):
+                numbers.setdefault(value, []).append(number)
         return {value: self._at(numbers[value]) for value in sorted(numbers)}
 
     def _at(self, numbers: list[int]) -> Scored:
@@ -168,7 +174,13 @@ def drawn_with(item: Item, fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def group_of(item: Item, field: str) -> str:
-    return str(item.details.get(field, "(none)"))
+    return str(item.details.get(field, NO_GROUP))
+
+
+def groups_of(details: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """The groups of results that an item with these details is in: one for every value of a list."""
+    value = details.get(field, NO_GROUP)
+    return tuple(dict.fromkeys(map(str, value))) or (NO_GROUP,) if isinstance(value, (list, tuple)) else (str(value),)
 
 
 def _kept(metric: Metric, items: Sequence[Item]) -> list[int]:

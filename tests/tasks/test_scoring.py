@@ -35,6 +35,15 @@ def item(key: str, prediction: str, *references: str, problem: str | None = None
     return Item(key, prediction, references, details, {"prediction": prediction}, problem)
 
 
+def test_an_item_with_a_list_is_in_the_group_of_each_value():
+    """fails when columns that overlap in a published table (ScienceQA's TXT and IMG) are made disjoint groups"""
+    items = [item("1", "a", "a", context=["text", "image"]), item("2", "b", "a", context=["image"]),
+             item("3", "a", "a", context=[]), item("4", "b", "a")]  # fmt: skip
+    groups = Scored.of(EXACT, items).by("context")
+    found = {name: (len(part.items), part.values["exact_match"]) for name, part in groups.items()}
+    assert found == {"image": (2, 0.5), "text": (1, 1.0), "(none)": (2, 0.5)}
+
+
 def test_an_item_without_references_is_not_scored_and_an_unreadable_one_is():
     """fails when one without references counts as wrong, or an unreadable one, with references or not, is left out"""
     items = [

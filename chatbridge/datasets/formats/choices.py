@@ -112,9 +112,9 @@ def _grades(kept: Mapping[str, Any]) -> dict[str, str]:
     return {"grades": "1-6" if int(grade) <= YOUNGER else "7-12"} if grade.isdecimal() else {}
 
 
-def _context(has_text: bool, has_image: bool) -> str:
-    """The kinds of context that the official table distinguishes."""
-    return " and ".join(["text"] * has_text + ["image"] * has_image) or "none"
+def _context(has_text: bool, has_image: bool) -> list[str]:
+    """The columns TXT, IMG and NO of the official table: a problem with text and an image counts in two of them."""
+    return ["text"] * has_text + ["image"] * has_image or ["none"]
 
 
 def _split_lists(path: Path) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from chatbridge.common.errors import DataError
 from chatbridge.report.comparison.items import Side, common_items, with_references
 from chatbridge.tasks.metrics.base import Item, Score
-from chatbridge.tasks.scoring import drawn_with, group_of
+from chatbridge.tasks.scoring import drawn_with, groups_of
 from chatbridge.tasks.statistics import RESAMPLES, SAME, Array, Outcomes, PairedDifference, mcnemar, paired
 
 Verdict = Literal["A", "B", ""]
@@ -198,7 +198,8 @@ def _by_group(
     """Value of an annotation field -> both scores of its items, sorted by the value."""
     members: dict[str, list[int]] = {}
     for position, item in enumerate(items):
-        members.setdefault(group_of(item, field), []).append(position)
+        for value in groups_of(item.details, field):
+            members.setdefault(value, []).append(position)
     return {
         value: _compared(
             _part(a, members[value]),

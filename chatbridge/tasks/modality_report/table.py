@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from chatbridge.tasks.base import Prediction
 from chatbridge.tasks.metrics.base import Score, Unit
 from chatbridge.tasks.modality_report.conditions import FULL, Condition
 from chatbridge.tasks.score_text import difference_interval_text, difference_text, known, score_text
+from chatbridge.tasks.scoring import groups_of
 from chatbridge.tasks.statistics import interval, paired
 
 Verdict = Literal["used", "not shown", "harmful"]
@@ -156,10 +158,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def _groups(asked: Sequence[Asked], field: str) -> dict[str, dict[str, Any]]:
     """Value of the field -> number of questions, and condition -> score."""
-    values = [str(row["details"].get(field, "(none)")) for row in asked[0].rows]
+    values = [groups_of(row["details"], field) for row in asked[0].rows]
     found: dict[str, dict[str, Any]] = {}
-    for value in sorted(set(values)):
-        inside = np.array([one == value for one in values])
+    for value in sorted(set(chain.from_iterable(values))):
+        inside = np.array([value in one for one in values])
         sums = {one.name: one.score.combine(one.score.statistics[inside].sum(axis=0)) for one in asked}
         found[value] = {"count": int(inside.sum()), **{name: known(float(total)) for name, total in sums.items()}}
     return found

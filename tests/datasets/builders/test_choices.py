@@ -58,7 +58,10 @@ def test_scienceqa_with_and_without_images(tmp_path: Path):
     (text,) = second.conversation[0].parts
     start = "The guide words are broad and bus.\nWould you find the word bitten on this page?\nA. yes\nB. no\n"
     assert text.text.startswith(start)  # pyright: ignore
-    assert (first.details["context"], second.details["context"]) == ("image", "text")
+    assert (first.details["context"], second.details["context"]) == (["image"], ["text"])
+    both = {**SCIENCEQA, "1": {**SCIENCEQA["1"], "hint": "See the map."}, "2": {**SCIENCEQA["2"], "hint": ""}}
+    shown = opened(scienceqa_node(tmp_path / "both", both))
+    assert [shown.details(number)["context"] for number in range(2)] == [["text", "image"], ["none"]]
     assert (first.details["subject"], first.details["grade"]) == ("social science", "grade2")
     assert len(opened(scienceqa_node(tmp_path, images=True))) == 1
     assert len(opened(scienceqa_node(tmp_path, split=["train", "test"]))) == 3
