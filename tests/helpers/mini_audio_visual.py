@@ -18,7 +18,7 @@ OMNIBENCH = [
      "audio content": "A: Four letters.", "image content": "Two men sit on a couch.", "audio_path": "1_24.mp4.mp3",
      "image_path": "1_024.png", "index": 0, "answer": "They solve a puzzle.",
      "options": ["They cook.", "They read.", "They solve a puzzle.", "They sleep."]},
-    {"task type": "Object Identification", "audio type": "music", "question": "Which instrument plays?",
+    {"task type": "Object Identification", "audio type": "Music", "question": "Which instrument plays?",
      "audio content": "", "image content": "A stage.", "audio_path": "6-002.mp3", "image_path": "6-002.jpg", "index": 1,
      "answer": "The left one", "options": ["The left one", "The right one", "Both", "None"]},
 ]  # fmt: skip
@@ -61,13 +61,13 @@ AV_ODYSSEY = [
      "video_1": "14_3.mp4"},
 ]  # fmt: skip
 XMODBENCH = [
-    {"question": "Which image most likely makes this sound? Answer with A, B, C, or D",
+    {"question": "Which image most likely makes this sound? Answer with A, B, C, or D", "category": "Natural Sounds",
      "conditions": {"modality": "Audio", "input": "/AudioBench/benchmark/Data/landscape/rain/a#1#11.wav"},
      "options": {letter: {"modality": "Image", "input": f"/AudioBench/benchmark/Data/landscape/{name}.jpg"}
                  for letter, name in zip("ABCD", ("rain/a#1#11", "fire/b#2#12", "wind/c#3#13", "sea/d#4#14"))},
      "correct_answer": "A"},
-    {"question": "Which phrase describes the sound?",
-     "conditions": {"modality": "Audio", "input": "/AudioBench/benchmark/Data/landscape/fire/b#2#12.wav"},
+    {"index": 7, "question": "Which phrase describes the sound?", "category": "03_speech/recognition",
+     "conditions": {"modality": "Audio", "input": "Data/landscape/fire/b#2#12.wav"},
      "options": {letter: {"modality": "Text", "input": text}
                  for letter, text in zip("ABCD", ("Rain", "Fire", "Wind", "Sea"))},
      "correct_answer": "B"},

@@ -228,7 +228,7 @@ QUESTION_FILES = {
     ),
     "msrvttqa": Miniature(
         builder="questions", settings={"format": "msrvttqa", "tag": "tv-shortqa"}, files={"train_qa": QA_VIDEO},
-        count=2, id="0", media=("video7.mp4",), references=("couch",), details={"category_id": 14},
+        count=2, id="0", media=("video7.mp4",), references=("couch",), details={"category_id": 14, "asks": "what"},
         first=(ask("PROMPT what is a man sitting on?", "video7.mp4"), reply("couch")),
         breaks=((1, "video_id"), "x", "record 1: 'video_id' is the text 'x', expected a whole number"),
     ),

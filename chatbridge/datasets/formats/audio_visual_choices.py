@@ -58,6 +58,7 @@ def answer_number(fields: Fields, options: Sequence[str], *names: str) -> int | 
 def _omnibench(fields: Fields) -> ChoiceRecord:
     options = options_of(fields, "options")
     given = "".join(fields.answers("answer")).strip()
+    kind = "".join(fields.texts("audio type"))  # the official script does not distinguish Speech and speech
     if given and given not in options:
         raise BadRecord(f"'answer' is {given[:60]!r}, which is none of its options")
     return ChoiceRecord(
@@ -66,7 +67,7 @@ def _omnibench(fields: Fields) -> ChoiceRecord:
         question=fields.text("question").strip(),
         options=options,
         answer=options.index(given) if given else None,
-        details=fields.kept("task type", "audio type"),
+        details={**fields.kept("task type"), **({"audio type": kind.strip().lower()} if kind else {})},
     )
 
 

@@ -9,9 +9,12 @@ av_odyssey   a row per question: {"question_id", "question_type_id", "subfield",
              with the files inside; `python -m dataset_prep.av_odyssey` writes them out, with such rows.
 xmodbench    <task>_<modality>_<modality>.json: [{"question", "conditions": {"modality": "Audio", "input": a path},
              "options": {"A": {"modality": "Image", "input": a path}, ...}, "correct_answer": "B"}]; with the modality
-             Text the input is the text. Paths are below the folder Data of Data.zip, whatever stands before it.
+             Text the input is the text. Paths are below the folder Data of Data.zip, whatever stands before it. A
+             record may have "category", in the files of every subject ("Animal Sounds"), and in those of a pair of
+             modalities, data/audio_text.jsonl, with the folder: "01_perception/finegrained".
 
-Sources: AV-Odyssey/AV-Odyssey, EvolvingLMMs-Lab/lmms-eval (av_odyssey); XingruiWang/XModBench.
+Sources: AV-Odyssey/AV-Odyssey, EvolvingLMMs-Lab/lmms-eval (av_odyssey); XingruiWang/XModBench and lmms-eval
+(xmod_bench).
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ MARK = re.compile(r"<([a-z]+) (\d+)>")
 TAG = re.compile(r"\[(img|audio|video)(\d+)\]")
 OF_TAG = {"img": "image", "audio": "audio", "video": "video"}
 OF_INPUT = {"text": None, "audio": "audio", "image": "image", "vision": "image", "video": "video"}
-ROOT = "/Data/"  # of the paths in XModBench's files; what is before it belongs to the machine that wrote them
+FAMILIES = {"speech": "linguistic", "external": "knowledge", "exteral": "knowledge"}  # folder -> name in its paper
+# of the paths in XModBench's files; what is before it belongs to the machine that wrote them
+ROOT = re.compile(r"^(?:.*/)?Data/", re.DOTALL)
 
 
 def _av_odyssey(fields: Fields) -> ChoiceRecord:
@@ -89,9 +94,17 @@ def _xmodbench(fields: Fields) -> ChoiceRecord:
         question=question,
         options=options,
         answer=answer_number(fields, options, "correct_answer"),
-        details={"condition": kind.lower(), "option": ", ".join(others).lower()},
+        details={**_subject(fields), "condition": kind.lower(), "option": ", ".join(others).lower()},
         placed=True,
     )
+
+
+def _subject(fields: Fields) -> dict[str, str]:
+    """The category of a record, and the family that the folder before it names."""
+    category = "".join(fields.texts("subtask") or fields.texts("category"))
+    number, _, family = category.partition("/")[0].partition("_")
+    named = {"family": FAMILIES.get(family.lower(), family.lower())} if "/" in category and number.isdecimal() else {}
+    return {**named, **({"category": category} if category else {})}
 
 
 def _input(fields: Fields, files: dict[str, list[str]]) -> str:
@@ -107,7 +120,7 @@ def _input(fields: Fields, files: dict[str, list[str]]) -> str:
     ending = value.rpartition(".")[2].lower()
     if modality == "image" and ending in MODALITIES.get("video").endings.lookup:
         modality = "video"  # a few files call both of them vision
-    files.setdefault(modality, []).append(value.rpartition(ROOT)[2].removeprefix("./"))
+    files.setdefault(modality, []).append(ROOT.sub("", value).removeprefix("./"))
     return mark(modality, len(files[modality]))
 
 

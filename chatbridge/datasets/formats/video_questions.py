@@ -23,6 +23,7 @@ from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of
 from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, each
 from chatbridge.datasets.formats.vqa import with_options
 
+ASKS = ("what", "who", "how", "when", "where")  # first words by which results on MSVD-QA and MSRVTT-QA are split
 SLOT = re.compile(r"<[A-Za-z]+>")
 
 
@@ -45,11 +46,13 @@ def msvdqa(annotations: Path, mapping: Path | None = None) -> Iterator[Parsed[Qu
 
 
 def _numbered(fields: Fields, names: Callable[[int], tuple[str, ...]]) -> QuestionRecord:
+    question = fields.text("question")
+    first = "".join(question.split()[:1]).lower()
     return QuestionRecord(
         id=fields.name("id"),
         names=names(fields.number("video_id")),
-        questions=((fields.text("question"), fields.answers("answer")),),
-        details=fields.kept("category_id", "video_id"),
+        questions=((question, fields.answers("answer")),),
+        details={**fields.kept("category_id", "video_id"), "asks": first if first in ASKS else "other"},
     )
 
 
@@ -81,7 +84,11 @@ def _avqa(fields: Fields, choices: bool = False) -> QuestionRecord:
         id=fields.name("question_id"),
         names=(fields.name("video_id"),),
         questions=((question, fields.answers("anser", "answer")),),
-        details={**dict(zip(("modality", "kind"), kinds)), **fields.kept("video_id")},
+        details={
+            **dict(zip(("modality", "kind"), kinds)),
+            **({"type": " ".join(kinds)} if kinds else {}),
+            **fields.kept("video_id"),
+        },
     )
 
 

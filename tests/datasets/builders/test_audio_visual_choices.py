@@ -117,6 +117,9 @@ def test_xmodbench_has_options_of_any_modality(tmp_path: Path):
     assert (first.references, second.references) == (("A",), ("B",))
     assert (first.details["condition"], first.details["option"]) == ("audio", "image")
     assert second.details["option"] == "text"
+    assert first.details["category"] == "Natural Sounds" and "family" not in first.details
+    assert (second.details["family"], second.details["category"]) == ("linguistic", "03_speech/recognition")
+    assert shown(second)[1] == "audio:b#2#12.wav", "a path that begins with Data/"
 
 
 @pytest.mark.parametrize(
