@@ -111,6 +111,10 @@ def test_a_set_is_asked_and_scored(name: str, here: Path):
             assert one.model and one.source and one.metric in found
         if name == "nocaps":
             assert found["by"]["domain"].keys() == {"in-domain", "out-domain"}
+        if name == "music_avqa":
+            assert found["by"]["type"].keys() == {"Audio Counting", "Audio-Visual Comparative", "Visual Location"}
+        if name == "msrvtt_qa":
+            assert found["by"]["asks"].keys() == {"what", "who"}
 
 
 def test_captions_for_a_server(here: Path, tmp_path: Path):
