@@ -26,6 +26,7 @@ from chatbridge.tasks.base import Task, TaskConfig, task_for_scoring
 from chatbridge.tasks.evaluator import METRICS, score_in_place, summary_text, write_metrics
 from chatbridge.tasks.metric_settings import metric_problems
 from chatbridge.tasks.metrics.base import METRICS as METRIC_PARTS
+from chatbridge.tasks.partial_answers import is_unfinished
 from chatbridge.tasks.prediction_lines import (
     predictions_path,
     read_references,
@@ -79,7 +80,7 @@ def score_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Task -> the content of its file of scores, which is written again, as is metrics.json."""
+    """Task -> the content of its file of scores, which is written again, and metrics.json of a complete one."""
     if args.references is not None:
         raise ConfigError([Problem("--references", "is for a file of predictions", hint="name the file, not a folder")])
     nodes = _nodes(folder)
@@ -97,7 +98,10 @@ def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         results[name] = score_in_place(task, folder)
         found[name] = read_scores(scores_path(folder, name))
         print(summary_text(name, results[name]))
-    write_metrics(folder / METRICS, results)
+    if is_unfinished(folder):  # which a metrics.json would make look complete, and its answers be made again
+        print(f"{folder}: this evaluation is not complete: no {METRICS} is written; evaluate again to go on with it")
+    else:
+        write_metrics(folder / METRICS, results)
     if receipt is not None:
         receipt = rescored(receipt, tasks)
         receipt.write(folder)

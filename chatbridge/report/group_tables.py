@@ -14,7 +14,7 @@ from typing import Any
 from chatbridge.report.charts import bar
 from chatbridge.report.run_files import is_number
 from chatbridge.report.runs import Runs, TaskRun
-from chatbridge.report.tables import note, number, section, table, table_row, title_of
+from chatbridge.report.tables import note, number, section, table, table_row, task_title
 
 LEAD = "Scores of each group, and how its answers were read. Incorrect answers include the unreadable ones."
 NOT_SCORES = ("count", "unreadable")
@@ -57,7 +57,7 @@ def _tables(task: TaskRun) -> Iterator[GroupTable]:
         found = {str(name): group for name, group in _mapping(groups).items() if isinstance(group, dict)}
         if found and not any("confusion" in group for group in found.values()):
             lines = tuple(_line(name, group) for name, group in found.items())
-            yield GroupTable(title_of(task.label, task.title), str(field), _line("all", task.metrics), lines)
+            yield GroupTable(task_title(task), str(field), _line("all", task.metrics), lines)
 
 
 def _line(name: str, found: Mapping[str, Any]) -> Line:

@@ -11,7 +11,7 @@ from chatbridge.report.examples_section import drawn_html
 from chatbridge.report.item_media import ItemMedia, Media, MediaBudget
 from chatbridge.report.runs import Runs
 from chatbridge.report.score_lines import unit_of
-from chatbridge.report.tables import note, section, title_of
+from chatbridge.report.tables import note, section, task_title
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.score_text import score_text
 
@@ -29,7 +29,7 @@ def items_section(runs: Runs, budget: MediaBudget) -> str:
         file = ScoresFile(task)
         if shown := _task(chosen_items(task, higher_is_better=file.higher_is_better), budget):
             reasons = ", ".join(f"{count} {html.escape(reason)}" for reason, count in file.unreadable.items())
-            title = f'<h3 class="kind">{title_of(task.label, task.title)}</h3>'
+            title = f'<h3 class="kind">{task_title(task)}</h3>'
             parts.append(title + shown + (note(f"unreadable: {reasons}") if reasons else ""))
     return section("items", "Worst, random and best items", LEAD, "".join(parts)) if parts else ""
 

@@ -13,7 +13,7 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.report.charts import bar
 from chatbridge.report.runs import Runs, TaskRun
 from chatbridge.report.score_lines import as_fraction
-from chatbridge.report.tables import note, number, section, table, table_row, title_of
+from chatbridge.report.tables import note, number, section, table, table_row, task_title
 from chatbridge.tasks.score_text import difference_text, interval_text, is_percent, is_score, p_text, score_text
 
 LEAD = """The same questions with a modality removed, exchanged for that of another question, or (sound and frames of a
@@ -45,7 +45,7 @@ def _task(task: TaskRun, found: Mapping[str, Any]) -> str:
     rows = (
         table_row(html.escape(condition_title(name)), _cells(line, unit), name != FULL) for name, line in lines.items()
     )
-    title = f'<h3 class="kind">{title_of(task.label, task.title)}</h3>'
+    title = f'<h3 class="kind">{task_title(task)}</h3>'
     return title + _verdicts(found) + table(head, rows) + "".join(note(text) for text in _left_out(found))
 
 

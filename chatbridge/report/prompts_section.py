@@ -11,7 +11,7 @@ from typing import Any
 
 from chatbridge.report.runs import Runs, TaskRun
 from chatbridge.report.score_lines import unit_of
-from chatbridge.report.tables import number, section, table, table_row, title_of
+from chatbridge.report.tables import number, section, table, table_row, task_title
 from chatbridge.tasks.score_text import difference_text, is_score, score_text
 
 LEAD = """Every question was asked with each of these prompts. The spread is the standard deviation over the prompts;
@@ -42,7 +42,7 @@ def _task(task: TaskRun) -> str:
     spread = (number(difference_text(one["deviation"], units[name]).lstrip("+")) for name, one in spreads.items())
     rows.append(table_row("spread", spread))
     head = ("", *(f"{html.escape(name)}:n" for name in spreads))
-    return f'<h3 class="kind">{title_of(task.label, task.title)}</h3>{table(head, rows)}'
+    return f'<h3 class="kind">{task_title(task)}</h3>{table(head, rows)}'
 
 
 def _is_spread(one: Any, count: int) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from chatbridge.common.errors import DataError
 from chatbridge.common.revision import revision_text
 from chatbridge.report.runs import Runs, TaskRun
-from chatbridge.report.tables import note, section, table, table_row, title_of
+from chatbridge.report.tables import note, section, table, table_row, task_title
 from chatbridge.tasks.receipt import Receipt, changed_predictions, read_receipt
 
 LEAD = """Equal receipts mean equal numbers, on any machine; equal answers were generated in the same way and may be
@@ -44,7 +44,7 @@ def _row(task: TaskRun, receipts: Mapping[Path, Receipt], changed: Mapping[Path,
     one = receipt.tasks[task.name]
     is_edited = task.name in changed[task.folder]
     state = f'<td class="{"missed" if is_edited else "met"}">{EDITED if is_edited else KEPT}</td>'
-    return table_row(title_of(task.label, task.title), (_code(one.digest), _code(one.answers), state))
+    return table_row(task_title(task), (_code(one.digest), _code(one.answers), state))
 
 
 def _code(digest: str | None) -> str:

@@ -154,7 +154,7 @@ def text_table(runs: Runs) -> str:
         removed = ", ".join(f"without {kind} {score_text(score, line.unit)}" for kind, score in line.without.items())
         chance = "" if line.chance is None else f"{line.chance:.1%}"
         rows.append((name, f"{score_text(line.full, line.unit):>8}{chance:>9}  {removed}"))
-    rows = [("", f"{'score':>8}{'chance':>9}{'target':>9}"), *rows]
+    rows = [("", f"{'score':>8}{'chance':>9}{'target':>9}{'':<8}  95% interval"), *rows]
     width = max(28, *(len(name) + 1 for name, _ in rows))
     return "\n".join(f"{name:<{width}}{numbers}".rstrip() for name, numbers in rows)
 

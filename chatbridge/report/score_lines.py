@@ -13,7 +13,7 @@ from chatbridge.report.chance import chance_of
 from chatbridge.report.run_files import is_number
 from chatbridge.report.runs import CAPTION, QA, Runs, TaskRun
 from chatbridge.tasks import Prediction
-from chatbridge.tasks.score_text import is_score
+from chatbridge.tasks.score_text import is_percent, is_score
 
 USUAL = {QA: "exact_match", CAPTION: "names_all"}  # metric of a group, which its lines do not name
 NOT_SCORES = ("count", "unreadable")
@@ -55,7 +55,8 @@ class Score:
     """One line of the result table.
 
     score, low, high  in `unit`; the interval is None where it is not known
-    chance, target    fractions; chance is None where guessing the most frequent answer is no meaningful level
+    chance, target    fractions; chance is None where guessing the most frequent answer is no meaningful level, target
+                      also for a score that is no share, such as CIDEr
     """
 
     group: str
@@ -72,10 +73,14 @@ class Score:
     high: float | None = None
     others: tuple[OtherScore, ...] = ()
     published: tuple[Published, ...] = ()
+    lower_is_better: bool = False
 
     @property
     def is_met(self) -> bool | None:
-        return None if self.target is None else as_fraction(self.score, self.unit) >= self.target
+        if self.target is None:
+            return None
+        share = as_fraction(self.score, self.unit)
+        return share <= self.target if self.lower_is_better else share >= self.target
 
 
 def as_fraction(value: float, unit: str) -> float:
@@ -96,7 +101,7 @@ def _score(task: TaskRun) -> Score:
         title=task.title,
         score=task.score,
         chance=meaningful_chance(task),
-        target=task.target,
+        target=task.target if is_percent(unit) else None,
         count=int(task.metrics.get("measured", {}).get(task.metric, len(task.rows))),
         unreadable=int(task.metrics.get("unreadable", 0)),
         metric="" if task.metric == USUAL[task.group] else task.metric,
@@ -105,6 +110,7 @@ def _score(task: TaskRun) -> Score:
         high=high,
         others=tuple(_others(task)),
         published=tuple(_published(task)),
+        lower_is_better=task.metric in (task.metrics.get("lower_is_better") or ()),
     )
 
 

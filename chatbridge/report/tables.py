@@ -9,7 +9,7 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.report.charts import bar, matrix
 from chatbridge.report.confusion import confusions
 from chatbridge.report.results import Ablation
-from chatbridge.report.runs import CAPTION, QA, Runs
+from chatbridge.report.runs import CAPTION, QA, Runs, TaskRun
 from chatbridge.report.score_lines import OtherScore, Published, Score, as_fraction
 from chatbridge.tasks.score_text import interval_text, is_percent, score_text
 
@@ -52,10 +52,14 @@ def capitalized(text: str) -> str:
     return html.escape(text[:1].upper() + text[1:])
 
 
+def task_title(task: TaskRun | Score) -> str:
+    """The heading of a task; captions and questions about images are two tasks with one label."""
+    title = title_of(task.label, task.title)
+    return f"{title}, captions" if task.group == CAPTION and not task.title else title
+
+
 def score_title(score: Score) -> str:
-    title = title_of(score.label, score.title)
-    if score.group == CAPTION and not score.title:
-        title = f"{title}, captions"
+    title = task_title(score)
     return f"{title} ({html.escape(score.metric)})" if score.metric else title
 
 
@@ -146,8 +150,7 @@ def _ablation_cells(line: Ablation, dropped: Iterable[str]) -> list[str]:
 
 def confusion_matrices(runs: Runs) -> str:
     cards = [
-        f'<div class="card"><h3>{title_of(task.label, task.title)}{_kind(one.kind)}</h3>'
-        f"{matrix(one.table, one.columns)}</div>"
+        f'<div class="card"><h3>{task_title(task)}{_kind(one.kind)}</h3>{matrix(one.table, one.columns)}</div>'
         for task in runs.scored
         if task.group == QA and "answers" not in task.metrics  # the tables of groups have those
         for one in confusions(task.rows, task.kind_field, tuple(map(MODALITIES.noun, task.answer_parts)))

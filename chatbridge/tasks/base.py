@@ -102,6 +102,7 @@ class Task:
         problems    reason -> how many of them, where there are some
         intervals   score -> [low, high]
         units       score -> unit, where it is not a fraction
+        lower_is_better   the scores that count errors, where there are some
         by          field of `group_by` -> its value -> the results of that group
         prompts     with several `prompts`: each score by prompt, and its mean, spread and range over the prompts
         """
@@ -123,11 +124,13 @@ class Task:
         """The results of a group of questions, or of all. A task adds its own in an override."""
         partly = {name: count for name, count in scored.measured.items() if count < len(scored.items)}
         units = {name: unit for name in scored.values if (unit := scored.scores[name].unit) != "fraction"}
+        errors = [name for name in scored.values if not scored.scores[name].higher_is_better]
         return {
             **scored.values,
             "count": len(scored.items),
             **({"measured": partly} if partly else {}),
             **({"units": units} if units else {}),
+            **({"lower_is_better": errors} if errors else {}),
             "unreadable": sum(item.problem is not None for item in scored.items),
             **({"answers": counts} if (counts := scored.counts) else {}),
         }

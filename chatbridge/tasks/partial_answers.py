@@ -28,6 +28,11 @@ log = get_logger(__name__)
 FOLDER = "partial"
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether an evaluation was stopped in this folder, or runs there: the same command goes on with its answers."""
+    return (folder / FOLDER).is_dir() and not (folder / "metrics.json").exists()
+
+
 class PartialAnswers:
     """The folder `partial` of an evaluation; every rank makes one.
 

@@ -39,7 +39,8 @@ class ReportSettings:
     """What is reported of a task besides its scores; answers and scores do not depend on it."""
 
     title: str = ""  # heading of the task; default: made from its name
-    target: Annotated[float, Range(low=0, high=1)] | None = None  # score that the table marks as reached or missed
+    # share (0.95 is 95%) that the table marks as reached or missed; scores that are no share, such as CIDEr, have none
+    target: Annotated[float, Range(low=0, high=1)] | None = None
     answer_parts: tuple[str, ...] = ()  # modalities that the parts of an answer "X and Y" describe: [video, audio]
     published: tuple[PublishedScore, ...] = ()  # scores of others on this task: [{model, metric, value, source}]
     # ask the questions again with each modality removed, exchanged between questions and, for audio with a video,

@@ -206,6 +206,15 @@ def test_an_evaluation_gets_other_metrics(folder: Path):
     assert error.value.problems[0].nearest == "qa"
 
 
+def test_an_evaluation_that_was_stopped(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """fails when a part of an evaluation looks complete afterwards, so that going on with it asks everything again"""
+    (folder / "partial").mkdir()
+    (folder / "metrics.json").unlink()
+    score(folder, "--task", "qa")
+    assert not (folder / "metrics.json").exists() and (folder / "partial").is_dir()
+    assert "this evaluation is not complete" in capsys.readouterr().out
+
+
 def test_an_evaluation_during_a_training(folder: Path, tmp_path: Path):
     """fails when the predictions of a step of a training cannot be scored again"""
     step = tmp_path / "evaluation/step_000002"

@@ -71,10 +71,14 @@ def test_graded_scores_have_no_chance_level(captions):
 
 
 def test_a_target_is_a_fraction_of_a_percentage():
-    """fails when an accuracy of 61.5 percent meets a target of 0.95"""
+    """fails when 61.5 percent meets a target of 0.95, a CIDEr meets a share, or a rate of errors has to be above it"""
     metrics = {"metric": "vqa_accuracy", "vqa_accuracy": 61.5, "units": {"vqa_accuracy": "percent"}}
     assert scores(run(metrics, {"report": {"target": 0.95}}))[0].is_met is False
     assert scores(run(metrics, {"report": {"target": 0.6}}))[0].is_met is True
+    cider = {"metric": "cider", "cider": 0.9, "units": {"cider": "number"}}
+    assert scores(run(cider, {"report": {"target": 0.85}}))[0].target is None  # 85% of what?
+    errors = {"metric": "word_error_rate", "word_error_rate": 0.2, "lower_is_better": ["word_error_rate"]}
+    assert scores(run(errors, {"report": {"target": 0.3}}))[0].is_met is True
     assert 'style="width:61.5%"' in results_table(scores(run(metrics)))
 
 
