@@ -61,7 +61,7 @@ CAPITALS = r"[A-Z]+(?:(?:[+&]|(?i:&amp;))[A-Z]+)+"  # AT&T
 SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 TAG_NAME = r"[A-Za-z][A-Za-z0-9_:.-]*"
 ATTRIBUTE = rf"""(?:{TAG_NAME}(?:[ ]*=[ ]*['"][^\r\n'"]*['"])?|['"][^\r\n'"]*['"]|/)"""
-TAG = rf"<(?:[!?][A-Za-z-][^>\r\n]*|/?[A-Za-z][A-Za-z0-9:.-]*(?:[ ]+{ATTRIBUTE})*[ ]*/?[ ]*)>"
+TAG = rf"<(?:[!?][A-Za-z-][^>\r\n]*|{TAG_NAME}(?:[ ]+{ATTRIBUTE})*(?:[ ]*/)?[ ]*|/{TAG_NAME}[ ]*)>"
 OUTSIDE_URL = r" \t\n\f\r\"<>|()"
 URL_PATH = rf"/[^{OUTSIDE_URL}]+[^{OUTSIDE_URL}.!?{{}},-]"
 EMAIL = (
@@ -78,10 +78,10 @@ FILE_ENDING = (
     "|tar|txt|wav|xml|x|zip"
 )
 WITH_APOSTROPHE = (  # words that keep it
-    rf"{APOSTROPHE}(?i:n){APOSTROPHE}?|[lLdDjJ]{APOSTROPHE}|(?i:dunkin|somethin|ol){APOSTROPHE}"
+    rf"{APOSTROPHE}(?i:n){APOSTROPHE}?|(?i:dunkin|somethin|ol){APOSTROPHE}"
     rf"|{APOSTROPHE}(?i:em|till?|cause)|[A-HJ-XZn]{LIKE_APOSTROPHE}[{LETTERS}]{{2,}}|{APOSTROPHE}[2-9]0[sS]"
     rf"|[{LETTERS}]+[aeiouyAEIOUY]{LIKE_APOSTROPHE}[aeiouA-Z][{LETTERS}]*"
-    r"|(?i:cont'd\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l)"
+    rf"|(?i:cont'd\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l)|[lLdDjJ]{APOSTROPHE}"
 )
 SPECIAL = (
     r"-(?i:RRB|LRB|RCB|LCB|RSB|LSB)-|(?i:C\.D\.s|pro-|anti-)|[sS](?:&|(?i:&amp;))(?:[pP]-500|[lL][sS])"
@@ -90,7 +90,7 @@ SPECIAL = (
 EYES = r"[\^x=~<>']"
 FACE = rf"[\^x=~<>]\.\[\^x=~<>\]|[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\({EYES}-[\^x=~<>'`]\)"
 CURLY = r"[`\u2018-\u201F\u0091-\u0094\u2039\u203A\u00AB\u00BB]"
-SYMBOL = rf"[+%&~\^|\\.=/{_inside('symbols')}]"
+SYMBOL = rf"[+%&~\^|\\.=/\u2044{_inside('symbols')}]"
 
 BEFORE_LOWER_CASE = (  # abbreviations; of some states only the form with a capital
     r"(?i:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Mon|Tues?|Wed|Thu|Thurs|Fri"

@@ -23,6 +23,10 @@ def test_odd_lines_as_recorded() -> None:
     ("caption", "tokens"),
     [
         ("A man's hat, red.", "a man 's hat red"),
+        ("a dog <end_of_text>", "a dog <end_of_text>"),
+        ('</a> and </a b="1">', "</a> and < / a b = 1 >"),
+        ("J'Sgc and J'x", "j'sgc and j' x"),
+        ("x\u2044y of 3\u20444", "x \u2044 y of 3\u20444"),
         ("It isn't a T-shirt!", "it is n't a t-shirt"),
         ("I cannot (ever) go", "i can not -lrb- ever -rrb- go"),  # brackets stay, as in the official scores
         ("", ""),
