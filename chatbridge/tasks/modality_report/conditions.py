@@ -31,6 +31,7 @@ Keys = Mapping[str, tuple[str, ...]]  # modality -> what identifies each of its 
 FULL = "full"  # name of the condition with all media
 SOUND, FILM = "audio", "video"
 SEED = 0  # of the exchange, the same in every evaluation
+MOST_TRIED = 1000  # questions with which one of several media is exchanged once more, so that fewer stay in place
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def conditions(media: Sequence[Keys], readable: Sequence[int]) -> tuple[list[Con
         found.append(Condition("without", modality, having))
         donors = exchange({index: media[index][modality] for index in having}, modality)
         if donors:
-            found.append(Condition("shuffled", modality, having, donors))
+            found.append(Condition("shuffled", modality, tuple(donors), donors))
         else:
             left_out[f"shuffled_{modality}"] = f"every question has the same {modality}"
     if both := tuple(index for index in readable if {SOUND, FILM} <= media[index].keys()):
@@ -75,28 +76,48 @@ def conditions(media: Sequence[Keys], readable: Sequence[int]) -> tuple[list[Con
 
 
 def exchange(keys: Mapping[int, tuple[str, ...]], modality: str) -> dict[int, int]:
-    """Question -> the question whose media it gets, never the same media; {} where all questions have the same.
+    """Question -> the question whose media it gets; {} where all questions have the same.
 
-    Questions with the same media get the same others, so each file is seen as often as before. Media are exchanged
-    among questions with as many of them; where there is one such group of media alone, those of any other are taken.
+    Of several media of a question as few as possible stay in their place, and never all: without such others a question
+    is left out. Questions with the same media get the same others, and of questions with as many media each file is
+    seen as often as before; where there is one such group of media alone, those of any other are taken.
     """
     first: dict[tuple[str, ...], int] = {}  # media -> the first question that has them
     for index in sorted(keys):
         first.setdefault(keys[index], index)
-    if len(first) < 2:
-        return {}
     donor_of: dict[tuple[str, ...], int] = {}
     for count in sorted({len(one) for one in first}):
         same = [one for one in first if len(one) == count]
+        number = seeds.number(SEED, f"shuffled {modality}", count)
         if len(same) == 1:
             others = [one for one in first if one != same[0]]
-            chosen = others[seeds.number(SEED, f"shuffled {modality}", count) % len(others)]
-            donor_of[same[0]] = first[chosen]
-            continue
-        order = permute(np.arange(len(same)), len(same), seeds.number(SEED, f"shuffled {modality}", count))
-        ring = [same[at] for at in order]  # everyone gets the media of the next
-        donor_of |= {one: first[ring[(at + 1) % len(ring)]] for at, one in enumerate(ring)}
-    return {index: donor_of[one] for index, one in keys.items()}
+            others = others[number % max(1, len(others)) :] + others[: number % max(1, len(others))]
+            chosen = min(others, key=lambda one: _kept(same[0], one), default=same[0])
+            given = {same[0]: chosen}
+        else:
+            ring = [same[at] for at in permute(np.arange(len(same)), len(same), number)]
+            given = dict(zip(ring, _without_kept(ring, [*ring[1:], ring[0]]), strict=True))
+        donor_of |= {one: first[other] for one, other in given.items() if _kept(one, other) < count}
+    return {index: donor_of[one] for index, one in keys.items() if one in donor_of}
+
+
+def _without_kept(ring: list[tuple[str, ...]], others: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The media that each of the ring gets: `others`, exchanged in pairs as long as fewer media stay in their place."""
+    for at, own in enumerate(ring):
+        for step in range(1, min(len(ring), MOST_TRIED)):
+            if not (stays := _kept(own, others[at])):
+                break
+            to = (at + step) % len(ring)
+            is_own = ring[to] == others[at] or own == others[to]
+            before, after = stays + _kept(ring[to], others[to]), _kept(own, others[to]) + _kept(ring[to], others[at])
+            if after < before and not is_own:
+                others[at], others[to] = others[to], others[at]
+    return others
+
+
+def _kept(own: tuple[str, ...], others: tuple[str, ...]) -> int:
+    """How many media stay in their place with those of another question, which begin again where they are fewer."""
+    return sum(one == others[at % len(others)] for at, one in enumerate(own))
 
 
 def media_keys(dataset: Dataset, name: str, dropped: Sequence[str] = ()) -> list[Keys]:

@@ -42,6 +42,17 @@ def test_media_are_exchanged_among_questions_with_as_many():
     assert exchange({0: ("a",), 1: ("a",)}, "image") == {}, "all questions have the same image"
 
 
+def test_several_media_are_other_ones_in_every_place():
+    """fails when the images of another question are its own in whole or in part, though others are there"""
+    keys = {number: (f"v{number // 2}", f"v{number % 2 + 9}") for number in range(8)}
+    donors = exchange(keys, "image")
+    assert all(one != other for at in keys for one, other in zip(keys[at], keys[donors[at]], strict=True))
+    assert exchange({0: ("a",), 1: ("a", "b"), 2: ("c", "d")}, "image")[0] == 2, '"a" again is no exchange'
+    assert exchange({0: ("a",), 1: ("a", "b")}, "image") == {1: 0}, "no other image for question 0"
+    found, _ = conditions([{"image": ("a",)}, {"image": ("a", "b")}], readable=[0, 1])
+    assert found[1].asked == (1,)
+
+
 def test_a_question_without_the_modality_is_not_asked_again():
     """fails when text questions are asked again, or an unreadable question gets media under a condition"""
     media = [{"audio": ("a",), "video": ("v",)}, {"audio": ("b",)}, {}, {"audio": ("c",), "video": ("v",)}]
