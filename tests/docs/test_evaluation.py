@@ -12,6 +12,8 @@ import yaml
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse
+from chatbridge.datasets.builders import BUILDERS
+from chatbridge.datasets.builders._annotation_file import AnnotationFileConfig
 from chatbridge.tasks.base import TASKS, TaskConfig
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.metrics.base import METRICS
@@ -60,6 +62,20 @@ def test_every_kind_and_form_is_in_a_table():
     assert forms == set(get_args(SubmissionFormat))
     section = EVALUATION.split("## The receipt")[1].split("\n## ")[0]
     assert [part for part in PARTS if part not in section] == []
+
+
+def test_every_layout_of_choices_is_in_the_table():
+    """fails when a layout or setting of the builder `choices` is not in the table of public layouts"""
+    text = (ROOT / "docs/your_own_data.md").read_text(encoding="utf-8")
+    (row,) = (line for line in text.splitlines() if line.startswith("| `choices`"))
+    config: Any = BUILDERS.get("choices").Config
+    shared = {field.name for field in fields(AnnotationFileConfig)} | {
+        "format",
+        "image_folder",
+        "video_folder",
+        "audio_folder",
+    }
+    assert set(config.formats) | {field.name for field in fields(config)} - shared <= codes(row)
 
 
 def test_every_task_file_is_on_the_page_of_sets():
