@@ -80,7 +80,10 @@ def score_file(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Task -> the content of its file of scores, which is written again, and metrics.json of a complete one."""
+    """Task -> the content of its file of scores, which is written again, and metrics.json of a complete one.
+
+    raises   ConfigError for options that do not fit, DataError for a folder that cannot be scored
+    """
     if args.references is not None:
         raise ConfigError([Problem("--references", "is for a file of predictions", hint="name the file, not a folder")])
     nodes = _nodes(folder)

@@ -25,20 +25,25 @@ def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationCo
         message = "validation/loss is the name of the loss over all sources; choose another name for this source"
         yield Problem("data.sources.loss", message)
     yield from evaluate_problems(run, evaluation)
+    yield from best_problems(data, run, evaluation)
+
+
+def best_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
+    """A best checkpoint or an early end by a score that this run does not measure."""
     if (best := run.best_by) is None:
         return
     asked = tasks_during_training(run, evaluation)
     path = "run.best.metric" if run.best is not None else "run.patience"
-    streams = dict.fromkeys(f"stream/{stream}" for name, stream in data.stream_of.items() if name in validated)
     names = (
-        *(f"validation/{name}" for name in ("loss", *streams, *validated)),
-        *(f"{name}/{score}" for name in asked for score in scores_of(asked[name]) or ("...",)),
+        *validation_scores(data),
+        *(f"{name}/{score}" for name in asked for score in scores_of(asked[name]) or ["..."]),
     )
+    guess = nearest(best.metric, names)
+    unknown = Problem(path, f"{best.metric!r} is not a score of this run", allowed=names, nearest=guess)
     task, _, score = best.metric.partition("/")
     if best.is_validation:
         if best.metric not in names:
-            guess = nearest(best.metric, names)
-            yield Problem(path, f"{best.metric!r} is not a score of this run", allowed=names, nearest=guess)
+            yield unknown
         elif run.validate_every is None:
             hint = "set run.validate_every, the steps between validations"
             yield Problem(path, f"is {best.metric}, which is not measured: run.validate_every is not set", hint=hint)
@@ -46,11 +51,17 @@ def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationCo
         message = f"is {best.metric}, but run.evaluate.tasks leaves out {task!r}, so it is not measured"
         yield Problem(path, message, hint=f"add {task!r} to run.evaluate.tasks")
     elif task not in asked or not score or score not in (scores_of(asked[task]) or (score,)):
-        guess = nearest(best.metric, names)
-        yield Problem(path, f"{best.metric!r} is not a score of this run", allowed=names, nearest=guess)
+        yield unknown
     elif evaluation.every is None and (run.evaluate is None or run.evaluate.every is None):
         message = f"is {best.metric}, which is measured after the last step only: run.evaluate.every is not set"
         yield Problem(path, message, hint="set run.evaluate.every (or evaluation.every), the steps between evaluations")
+
+
+def validation_scores(data: DataConfig) -> tuple[str, ...]:
+    """Names of the losses on held-out samples: over all sources, of each stream and of each source."""
+    validated = [name for name, number in data.held_out.items() if number]
+    streams = dict.fromkeys(f"stream/{stream}" for name, stream in data.stream_of.items() if name in validated)
+    return tuple(f"validation/{name}" for name in ("loss", *streams, *validated))
 
 
 def evaluate_problems(run: RunConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:

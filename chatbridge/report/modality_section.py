@@ -16,7 +16,7 @@ from chatbridge.report.score_lines import as_fraction
 from chatbridge.report.tables import note, number, section, table, table_row, task_title
 from chatbridge.tasks.score_text import difference_text, interval_text, is_percent, is_score, p_text, score_text
 
-LEAD = """The same questions with a modality removed, exchanged for that of another question, or (sound and frames of a
+LEAD = """The same questions with a modality removed, exchanged for that of another question, or (audio and frames of a
 video) moved against each other. <b>lost</b> is the score with all media minus the score of the line, with its paired
 95% interval: a modality is used if exchanging it loses score beyond chance."""
 FULL = "full"

@@ -33,6 +33,8 @@ LIKELIHOODS = ("choice_likelihood", "choice_likelihood_normalised")
 
 @TASKS.register("choice")
 class ChoiceTask(Task):
+    """Asks for one of several options: by a generated letter, by the likelihood of the options, or both."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config(TaskConfig):
         max_new_tokens: int = 16  # length of the longest answer: a letter, or the text of an option

@@ -150,7 +150,10 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
 
 
 def score_in_place(task: Task, folder: Path) -> dict[str, Any]:
-    """Score the predictions of a task in its folder again, and write scores_<task>.json; the entry of metrics.json."""
+    """Score the predictions of a task in its folder again, and write scores_<task>.json; the entry of metrics.json.
+
+    raises   DataError for predictions that its metrics cannot score
+    """
     path = predictions_path(folder, task.name)
     rows = read_rows(path)
     try:

@@ -1,12 +1,12 @@
-"""Captions of sounds. A record is a sound with all its captions.
+"""Captions of audio. A record is an audio file with all its captions.
 
 clotho      clotho_captions_evaluation.csv: file_name, caption_1 ... caption_5.
 audiocaps   AudioCaps' train.csv, val.csv, test.csv: audiocap_id, youtube_id, start_time, caption; a row per caption, so
-            a sound of val and test has five. Its file may be <youtube_id>, <youtube_id>_<start>,
+            an audio of val and test has five. Its file may be <youtube_id>, <youtube_id>_<start>,
             <youtube_id>_<start>_<end> (seconds, or milliseconds as in AudioSet), with or without a Y in front, or
             <audiocap_id> of one of its rows.
 
-`ids` names a list of the sounds that are used (formats/id_lists.py): those that can still be downloaded.
+`ids` names a list of the audio that is used (formats/id_lists.py): what can still be downloaded.
 """
 
 from __future__ import annotations

@@ -40,7 +40,10 @@ def avsd(
 
 @contextmanager
 def other_file_named(path: Path, key: str, hint: str) -> Iterator[None]:
-    """Add a hint to the DataError of a file that has this key: two files of a YAML are swapped."""
+    """Add a hint to the DataError of a file that has this key: two files of a YAML are swapped.
+
+    raises   DataError, the same with the hint
+    """
     try:
         yield
     except DataError as error:

@@ -9,7 +9,7 @@ av_odyssey   a row per question: {"question_id", "question_type_id", "subfield",
              with the files inside; `python -m dataset_prep.av_odyssey` writes them out, with such rows.
 xmodbench    <task>_<modality>_<modality>.json: [{"question", "conditions": {"modality": "Audio", "input": a path},
              "options": {"A": {"modality": "Image", "input": a path}, ...}, "correct_answer": "B"}]; with the modality
-             Text the input is the text. Paths are below the folder Data of Data.zip, whatever stands before it. A
+             Text the input is the text. Paths are below the folder Data of Data.zip, whatever their prefix. A
              record may have "category", in the files of every subject ("Animal Sounds"), and in those of a pair of
              modalities, data/audio_text.jsonl, with the folder: "01_perception/finegrained".
 
@@ -67,7 +67,7 @@ def mark(modality: str, number: int) -> str:
 
 
 def _checked(question: str, options: Sequence[str], files: Mapping[str, Sequence[str]]) -> str:
-    """The question, behind the marks of the files that no text names. raises BadRecord for a mark without a file"""
+    """The question after the marks of the files that no text names. raises BadRecord for a mark without a file"""
     named = [(one[1], int(one[2])) for text in (question, *options) for one in MARK.finditer(text)]
     for modality, number in named:
         if not 1 <= number <= len(files.get(modality, ())):

@@ -104,7 +104,10 @@ def _vggsound(fields: Fields, with_choices: bool) -> QuestionRecord:
 
 
 def filled(question: str, values: list[str]) -> str:
-    """The question with its slots (<Object>, <LR>, ...) replaced by these values in order."""
+    """The question with its slots (<Object>, <LR>, ...) replaced by these values in order.
+
+    raises   BadRecord for another number of them
+    """
     slots = SLOT.findall(question)
     if len(slots) != len(values):
         raise BadRecord(f"the question {question!r} has {len(slots)} slots and 'templ_values' has {len(values)}")

@@ -16,6 +16,8 @@ from chatbridge.tasks.metrics.choice import RULES, chosen_option
 
 @METRICS.register("choice_letter")
 class ChoiceLetter(Metric):
+    """Whether the option that a generated answer names is the correct one."""
+
     needs = frozenset()  # the options may be in the details
 
     @dataclass(frozen=True, kw_only=True)

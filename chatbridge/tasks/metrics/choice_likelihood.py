@@ -24,6 +24,8 @@ By = Literal["tokens", "characters"]
 
 @METRICS.register("choice_likelihood")
 class ChoiceLikelihood(Metric):
+    """Whether the most likely option is the correct one, by the sum of log-probabilities and by their mean."""
+
     needs = frozenset({LOGPROBS})
 
     @dataclass(frozen=True, kw_only=True)

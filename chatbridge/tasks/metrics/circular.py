@@ -30,6 +30,8 @@ SUFFIX = {
 
 @METRICS.register("circular")
 class Circular(Metric):
+    """Whether every rotation of a question is answered correctly, for each way to read the chosen option."""
+
     needs = frozenset()  # the options may be in the details
     checks_alone = False
 

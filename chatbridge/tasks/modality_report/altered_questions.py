@@ -14,7 +14,7 @@ from chatbridge.conversation.messages import Conversation, Media, Message, Part
 from chatbridge.datasets.builders import Dataset, Record
 from chatbridge.processors.media_source import Rolled
 from chatbridge.tasks.base import Task
-from chatbridge.tasks.modality_report.conditions import SOUND, Condition, items_of, prompt_of
+from chatbridge.tasks.modality_report.conditions import AUDIO, Condition, items_of, prompt_of
 
 
 def under(task: Task, condition: Condition) -> Task:
@@ -62,7 +62,7 @@ class AlteredQuestions(Dataset):
     def _altered(self, index: int, conversation: Conversation) -> Conversation:
         condition = self.condition
         if condition.kind == "misaligned" and index in self._asked:
-            return _with_media(conversation, SOUND, [Rolled(item.ref) for item in _of(conversation, SOUND)])
+            return _with_media(conversation, AUDIO, [Rolled(item.ref) for item in _of(conversation, AUDIO)])
         if condition.kind == "shuffled" and index in condition.donors:
             donor = prompt_of(self.inner, self.task, condition.donors[index])
             others = [item.ref for item in _of(donor, condition.modality)]

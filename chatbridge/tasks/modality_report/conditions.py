@@ -29,7 +29,7 @@ from chatbridge.tasks.prompt import question_of
 Kind = Literal["without", "shuffled", "misaligned"]
 Keys = Mapping[str, tuple[str, ...]]  # modality -> what identifies each of its media items in a prompt, in order
 FULL = "full"  # name of the condition with all media
-SOUND, FILM = "audio", "video"
+AUDIO, VIDEO = "audio", "video"
 SEED = 0  # of the exchange, the same in every evaluation
 MOST_TRIED = 1000  # questions with which one of several media is exchanged once more, so that fewer stay in place
 
@@ -70,8 +70,8 @@ def conditions(media: Sequence[Keys], readable: Sequence[int]) -> tuple[list[Con
             found.append(Condition("shuffled", modality, tuple(donors), donors))
         else:
             left_out[f"shuffled_{modality}"] = f"every question has the same {modality}"
-    if both := tuple(index for index in readable if {SOUND, FILM} <= media[index].keys()):
-        found.append(Condition("misaligned", SOUND, both))
+    if both := tuple(index for index in readable if {AUDIO, VIDEO} <= media[index].keys()):
+        found.append(Condition("misaligned", AUDIO, both))
     return found, left_out
 
 
