@@ -63,7 +63,8 @@ class Loss(tuple[float, bool], GenerationResult):
 
 
 class ChatBridge(lmms):
-    """
+    """Answers and likelihoods of one of our models.
+
     cfg, checkpoint, options   see the module
     batch_size                 questions that are generated together
     device                     cpu, or cuda:1; under several processes each has its own GPU

@@ -6,11 +6,11 @@ as a whole; the reference looked for substrings and took "tv-station" for audio.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -97,14 +97,28 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
         return self.prompts or published_prompts()
 
     def _folder_problems(self) -> Iterator[Problem]:
-        for modality in dict.fromkeys(chain(*MEDIA_OF_TAG.values())):
-            key, folder = f"{modality}_folder", getattr(self, f"{modality}_folder")
-            if modality in self.modalities and folder is None:
-                yield Problem(key, f"is missing; the tag {self.tag!r} needs {modality} files")
-            elif modality in self.modalities and (problem := missing_path(folder, "folder")):
-                yield replace(problem, path=key)
-            elif modality not in self.modalities and folder is not None:
-                yield Problem(key, f"is not used: the tag {self.tag!r} has no {modality}")
+        every = dict.fromkeys(chain(*MEDIA_OF_TAG.values()))
+        yield from folder_problems(
+            self, every, self.modalities, f"the tag {self.tag!r} needs {{}} files", f"the tag {self.tag!r} has no {{}}"
+        )
+
+
+def folder_problems(
+    config: Any, every: Iterable[str], used: Collection[str], needed: str, unused: str
+) -> Iterator[Problem]:
+    """A folder that is missing, or that is given for a modality that is not used.
+
+    config   has a field `<modality>_folder` for every modality
+    needed   why a folder must be there, with {} for the modality; unused: why it must not
+    """
+    for modality in every:
+        key, folder = f"{modality}_folder", getattr(config, f"{modality}_folder")
+        if modality in used and folder is None:
+            yield Problem(key, f"is missing; {needed.replace('{}', modality)}")
+        elif modality in used and (problem := missing_path(folder, "folder")):
+            yield replace(problem, path=key)
+        elif modality not in used and folder is not None:
+            yield Problem(key, f"is not used: {unused.replace('{}', modality)}")
 
 
 class AnnotatedMedia(AnnotationDataset[R]):

@@ -20,6 +20,7 @@ from chatbridge.common.errors import MediaError, Problem, nearest
 from chatbridge.config.schema import Length, missing_path
 from chatbridge.conversation.messages import Conversation, Media
 from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.datasets.builders._annotated_media import folder_problems
 from chatbridge.datasets.builders._annotation_file import AnnotationDataset, AnnotationFileConfig
 from chatbridge.datasets.builders._placed_media import placed
 from chatbridge.datasets.builders._prompt_form import asked, form_problems
@@ -88,14 +89,8 @@ class Choices(AnnotationDataset[ChoiceRecord]):
                 yield Problem("option_form", message, hint=f'for example "{LETTER}. {TEXT}"')
 
         def _folder_problems(self) -> Iterator[Problem]:
-            for name in FOLDERS:
-                key, folder = f"{name}_folder", getattr(self, f"{name}_folder")
-                if name in self.media and folder is None:
-                    yield Problem(key, f"is missing; the questions have {name} files (`media`)")
-                elif name in self.media and (problem := missing_path(folder, "folder")):
-                    yield replace(problem, path=key)
-                elif name not in self.media and folder is not None:
-                    yield Problem(key, f"is not used: `media` is {', '.join(self.media)}")
+            unused = f"`media` is {', '.join(self.media)}"
+            yield from folder_problems(self, FOLDERS, self.media, "the questions have {} files (`media`)", unused)
 
     config: Config
     record_type = ChoiceRecord

@@ -51,10 +51,7 @@ def aokvqa(annotations: Path) -> Iterator[Parsed[ChoiceRecord]]:
 
 
 def _aokvqa(fields: Fields, seen: set[str]) -> ChoiceRecord:
-    question_id = fields.name("question_id")
-    if question_id in seen:
-        raise BadRecord(f"question_id {question_id} is defined twice")
-    seen.add(question_id)
+    question_id = fields.new_name("question_id", seen)
     options = options_of(fields, "choices")
     image = fields.files("image")
     return ChoiceRecord(

@@ -63,10 +63,7 @@ def with_captions(annotations: Path, names: Names) -> Iterator[Parsed[CaptionRec
 
 
 def _coco(fields: Fields, captions: dict[str, list[str]], seen: set[str], names: Names) -> CaptionRecord:
-    image_id = fields.name("id")
-    if image_id in seen:
-        raise BadRecord(f"the id {image_id} is defined twice")
-    seen.add(image_id)
+    image_id = fields.new_name("id", seen, "the id")
     texts = captions.pop(image_id, [])  # first: its captions have an entry, also where that has a mistake
     return CaptionRecord(
         id=image_id,

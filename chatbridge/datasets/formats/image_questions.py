@@ -57,10 +57,7 @@ def pope(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
 
 
 def _pope(fields: Fields, seen: set[str]) -> QuestionRecord:
-    question_id = fields.name("question_id")
-    if question_id in seen:
-        raise BadRecord(f"question_id {question_id} is defined twice")
-    seen.add(question_id)
+    question_id = fields.new_name("question_id", seen)
     label = fields.text("label").strip().lower()
     if label not in LABELS:
         raise BadRecord(f"'label' is {kind_of(fields.record['label'])}, expected yes or no")

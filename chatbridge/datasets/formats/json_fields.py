@@ -47,6 +47,14 @@ class Fields:
             raise BadRecord(f"{self._listed(names)} is {kind_of(value)}, expected text or a whole number")
         return str(value)
 
+    def new_name(self, field: str, seen: set[str], noun: str = "") -> str:
+        """An id that no earlier record has, which is added to `seen`. noun: for the message, instead of the field"""
+        value = self.name(field)
+        if value in seen:
+            raise BadRecord(f"{noun or field} {value} is defined twice")
+        seen.add(value)
+        return value
+
     def number(self, *names: str) -> int:
         """A whole number, which may be in quotes."""
         value = self.name(*names)

@@ -106,10 +106,7 @@ def _msrvtt(annotations: Path) -> Iterator[Parsed[CaptionRecord]]:
 
 
 def _video(fields: Fields, captions: dict[str, list[str]], seen: set[str]) -> CaptionRecord:
-    video_id = fields.name("video_id")
-    if video_id in seen:
-        raise BadRecord(f"video_id {video_id} is defined twice")
-    seen.add(video_id)
+    video_id = fields.new_name("video_id", seen)
     texts = captions.pop(video_id, [])
     return CaptionRecord(
         id=video_id,

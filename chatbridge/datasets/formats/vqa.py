@@ -62,10 +62,7 @@ def _joined(questions: Path, answers: dict[str, bytes]) -> Iterator[Parsed[Quest
 
 
 def _vqav2(fields: Fields, answers: dict[str, bytes], subsets: tuple[str, ...], seen: set[str]) -> QuestionRecord:
-    question_id = fields.name("question_id")
-    if question_id in seen:
-        raise BadRecord(f"question_id {question_id} is defined twice")
-    seen.add(question_id)
+    question_id = fields.new_name("question_id", seen)
     given, details = json.loads(answers.pop(question_id, b"[[], {}]"))
     names = coco_names(fields.number("image_id"), *subsets)
     asked = ((fields.text("question"), tuple(given)),)
