@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from chatbridge.common.errors import ConfigError, DataError, MediaError
+from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
 from chatbridge.conversation.messages import Media, Text
 from chatbridge.datasets.builders import BUILDERS, Dataset, Record
@@ -120,6 +121,36 @@ def test_xmodbench_has_options_of_any_modality(tmp_path: Path):
     assert first.details["category"] == "Natural Sounds" and "family" not in first.details
     assert (second.details["family"], second.details["category"]) == ("linguistic", "03_speech/recognition")
     assert shown(second)[1] == "audio:b#2#12.wav", "a path that begins with Data/"
+
+
+NODES = {"omnibench": omnibench_node, "worldsense": worldsense_node, "daily_omni": daily_omni_node,
+         "av_odyssey": av_odyssey_node, "xmodbench": xmodbench_node}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_the_task_of_a_set_fits_its_records(name: str, tmp_path: Path):
+    """fails when the YAML of a set groups or resamples by a field that its records do not have, or asks without a
+    question, its options or a file"""
+    root = Path(__file__).parents[3]
+    tasks = load(root / f"configs/tasks/{name}.yaml")[0]["evaluation"]["tasks"]
+    first = next(iter(tasks.values()))
+    assert all(one["group_by"] == first["group_by"] for one in tasks.values())
+    mine = NODES[name](tmp_path)
+    found = records({**mine, **{key: first["dataset"][key] for key in ("prompt",) if key in first["dataset"]}})
+    for record in found:
+        assert {*first["group_by"], *first.get("resample_by", ())} <= record.details.keys()
+        parts = shown(record)
+        assert any(part.partition(":")[0] in mine["media"] for part in parts)
+        text = "".join(parts)
+        assert str(record.details["question"]).split("<")[0].strip()[:20] in text and "<QUESTION>" not in text
+
+
+def test_xmodbench_in_lines(tmp_path: Path):
+    """fails when the files of a pair of modalities, a record per line, are not read as the lists are"""
+    lines = tmp_path / "audio_text.jsonl"
+    lines.write_text("".join(json.dumps(one) + "\n" for one in XMODBENCH), encoding="utf-8")
+    found = records(xmodbench_node(tmp_path, annotations=str(lines)))
+    assert [shown(one) for one in found] == [shown(one) for one in records(xmodbench_node(tmp_path))]
 
 
 @pytest.mark.parametrize(
