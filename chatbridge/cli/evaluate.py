@@ -87,7 +87,7 @@ def build_and_evaluate(args: Namespace, at_exit: ExitStack) -> int:
         receipt = with_predictions(receipt, run.output_dir)
         receipt.write(run.output_dir)
         log.info("%s: equal receipts mean equal numbers\n%s", RECEIPT, "\n".join(summary(receipt)))
-    log.info("results: %s", run.output_dir / METRICS)
+    log.info("results, in brackets their 95%% intervals: %s", run.output_dir / METRICS)
     return 0
 
 

@@ -18,6 +18,7 @@ import yaml
 from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.registry import add_plugins
+from chatbridge.config.schema import plain
 from chatbridge.experiment.receipt import rescored, scoring_settings
 from chatbridge.experiment.roots import REGISTRIES
 from chatbridge.report.run_files import read_metrics, read_task_nodes
@@ -125,7 +126,7 @@ def receipt_lines(folder: Path, receipt: Receipt, names: Collection[str]) -> lis
 
 def table(content: Mapping[str, Any]) -> str:
     """The scores for a terminal, and what was counted."""
-    lines = []
+    lines = [f"{'':<28}{'score':>8}  95% interval"] if content["intervals"] else []
     for name, value in content["scores"].items():
         unit = content["score_info"][name]["unit"]
         low, high = content["intervals"].get(name, (value, value))
@@ -159,8 +160,14 @@ def _with_metrics(task: Task, args: argparse.Namespace) -> Task:
     if args.metrics:
         config = replace(config, metrics=_chosen(args), main_metric=None)
     if problems := list(metric_problems(config.metric_settings, config.main_metric)):
-        raise ConfigError([replace(one, path=one.path.replace("metrics", "--metrics", 1)) for one in problems])
+        raise ConfigError([replace(one, path=_argument(one.path)) for one in problems])
     return type(task)(config, task.name, opens_data=False)
+
+
+def _argument(path: str) -> str:
+    """The part of the command line that a path of a task stands for: metrics.bleu.max_n is set by --options."""
+    metric = path.removeprefix("metrics.")
+    return f"--options {metric}=..." if metric != path else path.replace("metrics", "--metrics", 1)
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
@@ -212,7 +219,9 @@ def _check_measured(path: Path, task: Task, scored: Scored) -> None:
         return
     names = ", ".join(task.metrics)
     if any(item.references for item in scored.items):
-        raise DataError(f"{path}: no line has what {names} needs; choose another metric, or correct its settings")
+        settings = ", ".join(f"{name} {plain(metric.config)}" for name, metric in task.metrics.items())
+        hint = f"choose another metric, or correct its settings, now {settings}"
+        raise DataError(f"{path}: no line has what {names} needs; {hint}")
     hint = "add them to the lines, or name a file of them with --references FILE"
     raise DataError(f"{path}: no line has references, so {names} cannot score it; {hint}")
 
@@ -227,7 +236,8 @@ def _parser() -> argparse.ArgumentParser:
     add("file", type=Path, metavar="FILE_OR_FOLDER",
         help='a line {"id", "prediction", "references": [...]} per item; or the folder of an evaluation, whose '
         "scores_<task>.json and metrics.json are written again")  # fmt: skip
-    add("--metrics", nargs="+", default=[], metavar="NAME", help="bleu,cider ...; default: those of the task")
+    add("--metrics", nargs="+", default=[], metavar="NAME",
+        help=f"{', '.join(METRIC_PARTS.names())}; default: those of the task")  # fmt: skip
     add("--options", nargs="+", default=[], metavar="METRIC.SETTING=VALUE", help="settings of metrics: bleu.max_n=2")
     add("--json", type=Path, metavar="OUT", help="write scores, per_item (metric -> id -> value), intervals and counts")
     add("--task", metavar="NAME", help="of a run folder: its settings, or this task alone (default: all)")

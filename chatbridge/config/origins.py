@@ -17,6 +17,7 @@ class Origin(NamedTuple):
 
     written   spelling of an unquoted scalar in the file
     key       spelling of a key that YAML does not read as text
+    card      the page about the data that the comment at the top of the file names: "Card: dataset_prep/cards/x.md"
     """
 
     file: str
@@ -24,6 +25,7 @@ class Origin(NamedTuple):
     comment: str | None = None
     written: str | None = None
     key: str | None = None
+    card: str | None = None
 
 
 @dataclass

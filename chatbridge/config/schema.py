@@ -148,7 +148,8 @@ class _Reader:
         if origin and found.file is None:
             found = dataclasses.replace(found, file=origin.file, line=origin.line)
         if origin and found.is_absent:
-            found = dataclasses.replace(found, hint=_lines(found.hint, origin.comment))
+            card = f"what to download, and where it goes: {origin.card}" if origin.card else None
+            found = dataclasses.replace(found, hint=_lines(found.hint, origin.comment, card))
         self.problems.append(dataclasses.replace(found, path=inner))
 
     def _report_missing_value(self, kind: Any, path: str, constraints: tuple[Any, ...]) -> Any:

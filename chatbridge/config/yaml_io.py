@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ FLOAT = re.compile(
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
 MOST_VALUES = 100_000  # in a document with its aliases expanded; far above any real configuration
 BASE_60 = re.compile(r"^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$")  # 1:30 is 90 in YAML 1.1
+CARD = re.compile(r"\bCard: (\S+)")  # in the comment at the top of a file
 OCTAL = re.compile(r"^[-+]?0[0-9_]+$")  # 010 is 8 in YAML 1.1 and 10 in YAML 1.2
 
 
@@ -132,6 +134,8 @@ class _Walk:
         self.entries: dict[str, Origin] = {}
         self.problems: list[Problem] = []
         self.is_unusable = False
+        top = " ".join(takewhile(lambda line: line.startswith("#"), lines))
+        self.card = found.group(1) if (found := CARD.search(top)) else None
 
     def visit(self, node: yaml.Node, path: str, open_nodes: tuple[yaml.Node, ...]) -> None:
         if any(node is above for above in open_nodes):
@@ -179,7 +183,7 @@ class _Walk:
         comment = self._comment_after(value) if isinstance(value, yaml.ScalarNode) else None
         written = value.value if _is_plain(value) else None
         key = place.value if place is not value and _is_plain(place) and not place.tag.endswith(":str") else None
-        return Origin(self.file, place.start_mark.line + 1, comment, written, key)
+        return Origin(self.file, place.start_mark.line + 1, comment, written, key, self.card)
 
     def _comment_after(self, value: yaml.ScalarNode) -> str | None:
         """Return the comment at the end of the line. Behind other keys of the line it belongs to a ??? alone."""

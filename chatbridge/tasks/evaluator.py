@@ -29,7 +29,7 @@ from chatbridge.tasks.modality_report.report import (
 from chatbridge.tasks.modality_report.table import modality_lines
 from chatbridge.tasks.partial_answers import PartialAnswers
 from chatbridge.tasks.prediction_lines import predictions_path, read_rows, scores_path, write_predictions
-from chatbridge.tasks.score_text import score_text
+from chatbridge.tasks.score_text import is_score, score_text
 from chatbridge.tasks.scoring import write_scores
 
 log = get_logger(__name__)
@@ -185,7 +185,7 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
         between = "".join(
             f" ({score_text(low, unit)} to {score_text(high, unit)})" for low, high in _interval_of(result, metric)
         )
-        parts = [f"{name}: {metric} {score_text(result[metric], unit)}{between} of {count}"]
+        parts = [f"{name}: {metric} {score_text(result[metric], unit)}{between} of {count}{_others(result)}"]
         for groups in result.get("by", {}).values():
             found = {key: group[metric] for key, group in groups.items() if metric in group}
             parts.append(", ".join(f"{key} {score_text(value, unit, 0)}" for key, value in found.items()))
@@ -199,6 +199,14 @@ def summary_line(name: str, result: Mapping[str, Any]) -> str:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in list(result.get("problems", {}).items())[:3])
         parts.append(f"{result['unreadable']} could not be read" + (f" ({reasons})" if reasons else ""))
     return "; ".join(parts)
+
+
+def _others(result: Mapping[str, Any]) -> str:
+    """The other scores of a task: "; recall 99.8%, exact_match 24.5%"; "" without any."""
+    units, known = result.get("units", {}), ("count", "unreadable", result["metric"])
+    found = {key: value for key, value in result.items() if is_score(value) and key not in known}
+    shown = ", ".join(f"{key} {score_text(value, units.get(key, 'fraction'))}" for key, value in found.items())
+    return f"; {shown}" if shown else ""
 
 
 def _interval_of(result: Mapping[str, Any], metric: str) -> list[Sequence[float]]:

@@ -36,7 +36,7 @@ def built_metrics(settings: Mapping[str, Any]) -> dict[str, Metric]:
             part = METRICS.get(name)
             found[name] = part(parse(part.Config, given, path=name))
         except ConfigError as error:
-            problems += [replace(one, path=_place(name, one.path)) for one in error.problems]
+            problems += [_placed(one, name) for one in error.problems]
     if problems:
         raise ConfigError(problems)
     return found
@@ -89,6 +89,10 @@ def all_score_names() -> frozenset[str]:
     return frozenset(name for metric in METRICS.names() for name in score_names({metric: {}}))
 
 
-def _place(name: str, path: str) -> str:
-    """Of a problem of the metric `name`, whose own path begins with the name, below `metrics`."""
-    return f"metrics.{path}" if path.startswith(f"{name}.") else "metrics"
+def _placed(problem: Problem, name: str) -> Problem:
+    """A problem of the metric `name`, whose own path begins with the name, below `metrics`."""
+    if problem.path.startswith(f"{name}."):
+        return replace(problem, path=f"metrics.{problem.path}")
+    givers = [one for one in METRICS.names() if name not in METRICS.names() and name in score_names({one: {}})]
+    hint = f"{name} is a score of {' and of '.join(givers)}" if givers else problem.hint
+    return replace(problem, path="metrics", hint=hint)

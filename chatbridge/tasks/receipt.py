@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,10 +163,21 @@ def differences(here: TaskReceipt, there: TaskReceipt) -> list[Difference]:
 
 
 def environment_differences(here: Receipt, there: Receipt) -> list[Difference]:
-    """What differs by machine, versions and batch sizes: in no hash, but a reason for other rounding."""
-    left, right = _flat(here.environment, "environment"), _flat(there.environment, "environment")
+    """What differs by machine, versions and batch sizes of tasks that both have: in no hash, but a reason for other
+    rounding."""
+    left, right = (
+        _flat(_of_tasks(one, here.tasks.keys() & there.tasks.keys()), "environment") for one in (here, there)
+    )
     names = [name for name in dict.fromkeys([*left, *right]) if left.get(name) != right.get(name)]
     return [Difference("environment", name, left.get(name), right.get(name)) for name in names]
+
+
+def _of_tasks(receipt: Receipt, tasks: Collection[str]) -> dict[str, Any]:
+    """The environment, with the batch sizes of these tasks alone."""
+    sizes = receipt.environment.get("batch_size")
+    if not isinstance(sizes, Mapping):
+        return dict(receipt.environment)
+    return {**receipt.environment, "batch_size": {name: size for name, size in sizes.items() if name in tasks}}
 
 
 def changed_predictions(folder: Path, receipt: Receipt) -> list[str]:
@@ -198,14 +209,22 @@ def file_sha256(path: Path) -> str | None:
 
 
 def summary(receipt: Receipt) -> list[str]:
-    """A line per task with its digest, for the terminal; with the hash of each part where a part is not known."""
-    lines = []
-    for name, one in receipt.tasks.items():
-        unknown = [part for part, value in one.parts.items() if value is None]
-        shown = [f"{part} {value[:8]}" for part, value in one.parts.items() if value is not None]
-        text = f"{', '.join(shown)}; not read: {', '.join(unknown)}" if unknown else str(one.digest)
-        lines.append(f"{name}: {text}")
-    return lines
+    """A line per task with its digest, for the terminal. Where a part is not known there is no digest: then the hash
+    of each part, those of all tasks in one line."""
+    parts = [one.parts for one in receipt.tasks.values()]
+    if all(None not in one.values() for one in parts):
+        return [f"{name}: {one.digest}" for name, one in receipt.tasks.items()]
+    shared = {part: value for part, value in parts[0].items() if all(one.get(part) == value for one in parts)}
+    lines = [f"all tasks: {_hashes(shared)}"] if len(parts) > 1 else []
+    apart = [{part: value for part, value in one.items() if part not in shared} for one in parts]
+    return lines + [
+        f"{name}: {_hashes(own if len(parts) > 1 else whole)}"
+        for name, own, whole in zip(receipt.tasks, apart, parts, strict=True)
+    ]
+
+
+def _hashes(parts: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{part} {'not read yet' if value is None else value[:8]}" for part, value in parts.items())
 
 
 def _combined(parts: Mapping[str, str | None]) -> str | None:

@@ -36,7 +36,8 @@ def difference_text(value: float | None, unit: str = "fraction", digits: int = 2
     """With its sign, in points of percent or in the unit: "+2.13"; digits as in `score_text`"""
     if value is None or math.isnan(value):
         return UNKNOWN
-    return f"{in_unit(value, unit):+.{digits}f}" if is_percent(unit) else f"{value:+.{digits + 2}f}"
+    shown = digits if is_percent(unit) else digits + 2
+    return f"{round(in_unit(value, unit), shown) + 0.0:+.{shown}f}"  # -0.0 + 0.0 is 0.0
 
 
 def difference_interval_text(low: float | None, high: float | None, unit: str = "fraction", digits: int = 2) -> str:

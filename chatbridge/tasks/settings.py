@@ -65,6 +65,7 @@ class TaskConfig:
 
     # fields of a line of predictions that tasks of this kind write for metrics, besides the text
     writes: ClassVar[frozenset[str]] = frozenset({"references"})
+    ELSEWHERE: ClassVar = {"limit": "a part of the questions: dataset.limit; during a training run.evaluate.limit"}
     totals: ClassVar[tuple[str, ...]] = ()  # names of sums in the results that are not scores of a metric
 
     dataset: Annotated[Choice[Dataset], PartOf(BUILDERS)]  # a builder with its settings; the weight is ignored

@@ -34,13 +34,18 @@ def opened(dataset: Any, prompts: Sequence[str], name: str) -> Dataset:
     return SeveralPrompts([dataset.part(replace(dataset.config, prompt=text), name) for text in prompts])
 
 
+_NO_PROMPT = (
+    "remove them, write the text into the data, or use a data set with a prompt: questions, captions, choices ..."
+)
+
+
 def prompt_problems(dataset: Any, prompts: Sequence[str]) -> Iterator[Problem]:
     """Prompts of a data set that has no `prompt`, two equal ones, and what the data set says of each."""
     if not prompts:
         return
     if not any(one.name == "prompt" for one in fields(dataset.config)):
         message = f"the data set {dataset.name!r} has no setting `prompt`, which they would replace"
-        yield Problem("prompts", message, hint="remove them, or write the text of the question into the data")
+        yield Problem("prompts", message, hint=_NO_PROMPT)
         return
     known = list(dataset.config.problems())
     for number, text in enumerate(prompts):

@@ -120,6 +120,8 @@ def test_metrics_that_are_not_there_or_do_not_fit(tmp_path: Path):
     with pytest.raises(ConfigError, match="did you mean exact_match") as error:
         score(path, "--metrics", "exact_macth,mme")
     assert error.value.problems[0].path == "--metrics"
+    with pytest.raises(ConfigError, match="f1 is a score of yes_no_f1"):
+        score(path, "--metrics", "f1")
     with pytest.raises(ConfigError, match="is needed: .*p.jsonl belongs to no task"):
         score(path)
     with pytest.raises(DataError, match="p.jsonl: item 'a' has no 'answer' in its details.*another kind of task"):
@@ -128,7 +130,7 @@ def test_metrics_that_are_not_there_or_do_not_fit(tmp_path: Path):
         score(path, "--metrics", "exact_match", "--options", "blue.max_n=2")
     with pytest.raises(ConfigError, match="is not a valid key") as error:
         score(path, "--metrics", "exact_match", "--options", "exact_match.case=1")
-    assert error.value.problems[0].path == "--metrics.exact_match.case"
+    assert error.value.problems[0].path == "--options exact_match.case=..."
     with pytest.raises(ConfigError, match="names no metric"):
         score(path, "--metrics", ",")
     with pytest.raises(ConfigError, match="both give a score named accuracy"):
@@ -179,7 +181,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_evaluation_is_scored_again_in_place(folder: Path, capsys: pytest.CaptureFixture[str]):
-    """fails when scoring twice differs, needs the data, or an unreadable question leaves a denominator or its reason"""
+    """fails when scoring twice differs, needs the data, shows the headline alone, or an unreadable question leaves a
+    denominator or its reason"""
     paths = [folder / "metrics.json", scores_path(folder, "qa"), scores_path(folder, "cap")]
     before = [path.read_bytes() for path in paths]
     qa = json.loads(before[1])
@@ -189,7 +192,8 @@ def test_an_evaluation_is_scored_again_in_place(folder: Path, capsys: pytest.Cap
     assert json.loads(before[2])["scores"] == {"names_all": 1 / 3, "recall": 1 / 3, "exact_match": 1 / 3}
     score(folder)
     assert [path.read_bytes() for path in paths] == before
-    assert "1 could not be read (no such file: 1)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 could not be read (no such file: 1)" in out and "of 3; recall 33.3%, exact_match 33.3%" in out
     rows = read_answers(predictions_path(folder, "qa"), paths[1])
     assert [row["scores"] for row in rows] == [{"exact_match": value} for value in (1.0, 0.0, 0.0)]
 

@@ -26,6 +26,7 @@ from chatbridge.config.schema import (
     parse,
     plain,
 )
+from chatbridge.config.yaml_io import parse_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +296,16 @@ def test_an_absent_file_shows_the_comment_beside_it(tmp_path):
     assert found["weights"].message.startswith("there is no file")
     assert (found["weights"].hint or "").splitlines()[-1] == "made by: make weights"
     assert "many" not in str(found["steps"])
+
+
+def test_an_absent_file_shows_the_card_of_its_data(tmp_path):
+    """fails when a data set that is not there is reported without the page that says what to download"""
+    text = "# Two cats.\n# Card: dataset_prep/cards/cats.md\nsteps: x\nweights: /gone/cats.pth    # Card: no.md\n"
+    origins = Origins(parse_yaml(text, "cats.yaml").entries)
+    found = problems({**GOOD, "steps": "x", "weights": "/gone/cats.pth"}, origins)
+    hint = (found["weights"].hint or "").splitlines()[-1]
+    assert hint == "what to download, and where it goes: dataset_prep/cards/cats.md"
+    assert "cats.md" not in str(found["steps"])
 
 
 def test_parts_are_chosen_by_name():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from chatbridge.experiment.data import open_data
 from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import Evaluation
 from chatbridge.tasks.metrics.base import METRICS
-from chatbridge.tasks.receipt import TaskReceipt, changed_predictions, differences, read_receipt
+from chatbridge.tasks.receipt import (
+    TaskReceipt,
+    changed_predictions,
+    differences,
+    environment_differences,
+    read_receipt,
+    summary,
+)
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.tiny_media import jpeg
 
@@ -165,8 +173,8 @@ def test_evaluate_writes_a_complete_receipt_that_check_foresees(folder, evaluate
     found = read_receipt(evaluated)
     assert found is not None
     for name, one in found.tasks.items():
-        known = [f"{part} {value[:8]}" for part, value in one.parts.items() if value and part != "weights"]
-        assert f"  {name}: {', '.join(known)}; not read: weights" in shown
+        known = [f"{part} {str(value)[:8]}" for part, value in one.parts.items() if part != "weights"]
+        assert all(text in shown for text in [*known, f"  {name}: ", "weights not read yet"])
         assert None not in one.parts.values() and one.digest is not None and one.answers != one.digest
     assert changed_predictions(evaluated, found) == []
     assert found.environment["processes"] == 1 and found.environment["versions"]["torch"]
@@ -175,6 +183,19 @@ def test_evaluate_writes_a_complete_receipt_that_check_foresees(folder, evaluate
     path.write_text(text + "\n")
     assert changed_predictions(evaluated, found) == ["joint_qa"]
     path.write_text(text)
+
+
+def test_two_tasks_share_lines_and_only_common_tasks_are_compared(evaluated):
+    """fails when --check repeats what all tasks share, or batch sizes of tasks of one side alone are differences"""
+    found = read_receipt(evaluated)
+    assert found is not None
+    tasks = {name: TaskReceipt({"data": {"x": name}, "code": {}, "weights": None}) for name in "ab"}
+    code, a, b = (one[:8] for one in (tasks["a"].parts["code"], *(tasks[name].parts["data"] for name in "ab")) if one)
+    lines = [f"all tasks: code {code}, weights not read yet", f"a: data {a}", f"b: data {b}"]
+    assert summary(replace(found, tasks=tasks)) == lines
+    alone = {"joint_qa": found.tasks["joint_qa"]}
+    more = replace(found, tasks=alone, environment={**found.environment, "batch_size": {"joint_qa": 7, "other": 3}})
+    assert [one.setting for one in environment_differences(found, more)] == ["environment.batch_size.joint_qa"]
 
 
 def test_weights_tokenizer_and_template_count(folder, evaluated):

@@ -17,7 +17,7 @@ import numpy as np
 from chatbridge.tasks.base import Prediction
 from chatbridge.tasks.metrics.base import Score, Unit
 from chatbridge.tasks.modality_report.conditions import FULL, Condition
-from chatbridge.tasks.score_text import difference_interval_text, difference_text, known, score_text
+from chatbridge.tasks.score_text import difference_interval_text, difference_text, is_percent, known, score_text
 from chatbridge.tasks.scoring import groups_of
 from chatbridge.tasks.statistics import interval, paired
 
@@ -71,7 +71,8 @@ def modality_table(
 def modality_lines(name: str, table: Mapping[str, Any]) -> list[str]:
     """The table for a log or a terminal, a line per condition, and its sentence."""
     unit: Unit = table["unit"]
-    lines = [f"{name}: modalities, {table['metric']} of {table['count']:,} questions"]
+    in_what = "in points, " if is_percent(unit) else ""
+    lines = [f"{name}: modalities, {table['metric']} of {table['count']:,} questions; lost: {in_what}[95% interval]"]
     for condition, line in table["conditions"].items():
         score = "none" if line["score"] is None else score_text(line["score"], unit)
         lost = ""

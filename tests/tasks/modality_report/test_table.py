@@ -10,7 +10,8 @@ import pytest
 
 from chatbridge.tasks.metrics.base import Score, mean_score
 from chatbridge.tasks.modality_report.conditions import Condition
-from chatbridge.tasks.modality_report.table import Asked, modality_table
+from chatbridge.tasks.modality_report.table import Asked, modality_lines, modality_table
+from chatbridge.tasks.score_text import difference_interval_text
 
 
 def asked(condition: Condition | None, values: Sequence[float | None], score: Score | None = None) -> Asked:
@@ -47,6 +48,9 @@ def test_a_modality_counts_as_used_if_its_exchange_costs_more_than_chance():
     assert table["summary"].startswith("the model uses video; that it uses audio is not shown")
     assert "video +40.0 [" in table["summary"]
     json.dumps(table, allow_nan=False)
+    lines = modality_lines("av", table)
+    assert lines[0] == "av: modalities, exact_match of 40 questions; lost: in points, [95% interval]"
+    assert difference_interval_text(-1e-17, 0.15, "fraction", 1) == "[+0.0, +15.0]" and "-0.0" not in "".join(lines)
 
 
 def test_removal_decides_where_nothing_can_be_exchanged():
