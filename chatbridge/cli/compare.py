@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from chatbridge.cli.written_files import check_written
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raises   ConfigError for unknown metrics; DataError for a path without results, or sides with other items
     """
     args = _parser().parse_args(arguments)
+    check_written({"--json": args.json, "--html": args.html}, [args.a, args.b])
     metrics = _metrics(args.metrics) if args.metrics is not None else None
     how = How(metrics, _fields(args.group_by), _fields(args.resample_by), args.resamples, args.seed)
     found = compare_runs(read_compared(args.a, args.task), read_compared(args.b, args.task), how)

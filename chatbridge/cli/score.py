@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from chatbridge.cli.written_files import check_written
 from chatbridge.common.errors import ConfigError, DataError, Problem, nearest
 from chatbridge.common.safe_files import replace_text
 from chatbridge.config.registry import add_plugins
@@ -36,18 +37,15 @@ from chatbridge.tasks.prediction_lines import (
     scores_path,
     with_references,
 )
-from chatbridge.tasks.receipt import RECEIPT, Receipt, changed_predictions, read_receipt, receipt_of_file
+from chatbridge.tasks.receipt import Receipt, changed_predictions, read_receipt, receipt_of_file
 from chatbridge.tasks.score_text import score_text
 from chatbridge.tasks.scoring import Scored, scores_content
-
-OF_EVALUATIONS = ("predictions_", "modalities_", METRICS, RECEIPT, RESOLVED)  # their names begin with these
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Score predictions from their file alone: nothing is generated, and the same file gives the same numbers."""
     args = _parser().parse_args(arguments)
-    if args.json is not None:
-        _check_replaces_nothing(args)
+    check_written({"--json": args.json}, [args.file, args.references])
     add_plugins(REGISTRIES, args.plugins)
     if args.file.is_dir():
         found = score_folder(args.file, args)
@@ -201,16 +199,6 @@ def _nodes(folder: Path) -> dict[str, Mapping[str, Any]]:
 def _no_task(name: str, names: Collection[str], folder: Path) -> Problem:
     message = f"{folder} has no predictions of a task named {name!r}"
     return Problem("--task", message, allowed=tuple(names), nearest=nearest(name, names))
-
-
-def _check_replaces_nothing(args: argparse.Namespace) -> None:
-    """raises ConfigError if the file of --json is one that the command reads, or a file of the evaluation"""
-    out, folder = args.json.resolve(), (args.file if args.file.is_dir() else args.file.parent).resolve()
-    is_part = out.parent == folder and out.exists() and out.name.startswith(OF_EVALUATIONS)
-    read = [path for path in (args.file, args.references) if path is not None and path.exists()]
-    if is_part or any(out == path.resolve() or (out.exists() and out.samefile(path)) for path in read):
-        message = f"{args.json} is a file of predictions, of references or of the evaluation, which it would replace"
-        raise ConfigError([Problem("--json", message, hint="choose another file")])
 
 
 def _check_measured(path: Path, task: Task, scored: Scored) -> None:

@@ -9,14 +9,15 @@ A line of a question that could not be answered has the reason as `problem`. Ear
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from chatbridge.common.errors import DataError, nearest, some
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired, repaired_value
-from chatbridge.tasks.metrics.base import Item
+from chatbridge.tasks.metrics.base import Item, Unit
 
 Prediction = dict[str, Any]  # a line of the file
 MOST_COMPARED = 2000  # ids among which the nearest one is looked for
@@ -75,6 +76,13 @@ def read_scores(path: Path) -> dict[str, Any]:
     per_item = found["per_item"].values()
     if not all(isinstance(one, dict) and all(map(_is_number, one.values())) for one in per_item):
         raise DataError(f"{path}: `per_item` is not name -> id -> number; `chatbridge score` writes it again")
+    info = found.get("score_info", {})
+    if not all(map(_is_number, found["scores"].values())):
+        raise DataError(f"{path}: `scores` is not name -> number; `chatbridge score` writes it again")
+    if not isinstance(info, dict) or not all(map(_is_info, info.values())):
+        raise DataError(
+            f"{path}: `score_info` is not name -> unit, higher_is_better; `chatbridge score` writes it again"
+        )
     return found
 
 
@@ -190,7 +198,13 @@ def _texts(place: str, row: Mapping[str, Any]) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether this is a number that a score can be: not NaN, not infinite, not beyond all floats."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_info(value: Any) -> bool:
+    is_right = isinstance(value, dict) and isinstance(value.get("higher_is_better", True), bool)
+    return is_right and value.get("unit", "fraction") in get_args(Unit)
 
 
 def _details(place: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 UNKNOWN = "–"
@@ -61,4 +62,4 @@ def known(value: float) -> float | None:
 
 def is_score(value: Any) -> bool:
     """Whether a value of a file is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

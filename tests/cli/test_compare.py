@@ -192,3 +192,32 @@ def test_a_task_without_references_is_left_out(roots, tmp_path, capsys):
     assert "audio_video: has no score on either side" in text and "image: 4 common items" in text
     with pytest.raises(DataError, match="no reference answers"):
         compare.main([*map(str, folders), "--task", "audio_video"])
+
+
+def test_files_that_are_compared_are_never_replaced(tmp_path):
+    """fails when --json or --html replaces a side, an evaluation's own file, or each other"""
+    for name in ("a.jsonl", "predictions_b.jsonl"):
+        (tmp_path / name).write_text('{"id": "x", "prediction": "red", "references": ["red"]}\n')
+    before = (tmp_path / "a.jsonl").read_bytes()
+    sides = [str(tmp_path / "a.jsonl")] * 2
+    for options in (
+        ["--json", "a.jsonl"], ["--html", "a.jsonl"], ["--json", "predictions_b.jsonl"],
+        ["--json", "o", "--html", "x/../o"], ["--html", "."],
+    ):  # fmt: skip
+        options = [one if one.startswith("--") else str(tmp_path / one) for one in options]
+        with pytest.raises(ConfigError, match="which it would replace|is the same file as --json|is a folder"):
+            compare.main([*sides, "--metrics", "exact_match", *options])
+    assert (tmp_path / "a.jsonl").read_bytes() == before and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("wrong", [
+    {"score_info": 3}, {"score_info": {"exact_match": []}}, {"score_info": {"exact_match": {"unit": "dollars"}}},
+    {"scores": {"exact_match": [1]}}, {"per_item": {"exact_match": {"x": float("nan")}}},
+    {"per_item": {"exact_match": {"x": 10**400}}},
+])  # fmt: skip
+def test_a_file_of_scores_with_odd_values(tmp_path, wrong):
+    """fails when a value of another type ends in a traceback, or NaN leaves an item out without a word"""
+    file = tmp_path / "odd.json"
+    file.write_text(json.dumps({"scores": {"exact_match": 1.0}, "per_item": {"exact_match": {"x": 1.0}}, **wrong}))
+    with pytest.raises(DataError, match=r"odd\.json: .*writes it again"):
+        compare.main([str(file), str(file)])

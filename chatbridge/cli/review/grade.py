@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chatbridge.cli.review.client_options import add_client, client_of, client_settings, price_of
 from chatbridge.cli.review.shared import say_failures
+from chatbridge.cli.written_files import check_written
 from chatbridge.common.errors import ConfigError, DataError, Problem
 from chatbridge.review.grades import FIELDS, GRADER, Answer, answers_of, grade_answers, kept_grades
 from chatbridge.review.json_lines_file import JsonLinesFile, Row, without_repeats
@@ -25,8 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     metric `judge`: chatbridge score FILE --metrics judge --options judge.file=OUT"""
     args = _parser().parse_args(arguments)
     settings = _settings(args)
-    if args.out.exists() and args.out.samefile(args.predictions):
-        raise DataError(f"--out {args.out} is a file that the command reads; choose another --out")
+    check_written({"--out": args.out}, [args.predictions, args.references])
     rows = read_rows(args.predictions)
     if args.references is not None:
         rows = with_references(rows, read_references(args.references), args.references)
