@@ -32,7 +32,7 @@ class Cider(Metric):
     def scores(self, items: Sequence[Item]) -> list[Score]:
         plain = self.config.plain
         sigma = None if plain else self.config.sigma
-        values = cider_of_items(captions_of(items), self.config.max_n, clip=not plain, sigma=sigma)
+        values = cider_of_items(captions_of(items), items, self.config.max_n, clip=not plain, sigma=sigma)
         return [mean_score("cider", values.tolist(), unit="number")]
 
 

@@ -30,5 +30,5 @@ class CiderD(Metric):
         return ("cider_d",)
 
     def scores(self, items: Sequence[Item]) -> list[Score]:
-        values = cider_of_items(captions_of(items), self.config.max_n, clip=True, sigma=self.config.sigma)
+        values = cider_of_items(captions_of(items), items, self.config.max_n, clip=True, sigma=self.config.sigma)
         return [mean_score("cider_d", values.tolist(), unit="number")]

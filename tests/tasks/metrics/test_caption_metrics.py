@@ -125,6 +125,19 @@ def test_empty_corpus_of_predictions() -> None:
 
 
 @pytest.mark.filterwarnings("error")
+def test_prompts_of_a_question_are_one_document() -> None:
+    """Fails when CIDEr of a prompt changes because the questions were asked with another prompt too."""
+    texts = [("a red unseen dog", "a red dog"), ("a blue cat", "the blue cat"), ("two men", "men on a hill")]
+    alone = [Item(f"{n}", said, (wanted,)) for n, (said, wanted) in enumerate(texts)]
+    both = []
+    for n, (said, wanted) in enumerate(texts):
+        both.append(Item(f"{n}", said, (wanted,), {"item": n, "prompt": 1}))
+        both.append(Item(f"{n}@2", "a hill", (wanted,), {"item": n, "prompt": 2}))
+    for name in ("cider", "cider_d"):
+        found = scores(name, both)[name].per_item[::2]
+        np.testing.assert_allclose(found, scores(name, alone)[name].per_item, rtol=1e-12)
+
+
 def test_captions_of_one_word_and_no_captions() -> None:
     """Fails when no caption has two words, or there is no caption, and an order has no n-gram."""
     same, other = scores("cider", [Item("1", "dog", ("dog",)), Item("2", "dog", ("cat",))])["cider"].per_item
