@@ -33,13 +33,12 @@ from chatbridge.tasks.prediction_lines import (
     predictions_path,
     read_references,
     read_rows,
-    read_scores,
-    scores_path,
     with_references,
 )
 from chatbridge.tasks.receipt import Receipt, changed_predictions, read_receipt, receipt_of_file
 from chatbridge.tasks.score_text import score_text
-from chatbridge.tasks.scoring import Scored, scores_content
+from chatbridge.tasks.scores_file import read_scores, scores_content, scores_path
+from chatbridge.tasks.scoring import Scored
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

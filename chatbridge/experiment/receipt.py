@@ -35,6 +35,7 @@ from chatbridge.processors.media_processor import with_limits
 from chatbridge.runners.config import compute_dtype
 from chatbridge.tasks import Task
 from chatbridge.tasks.base import FREE
+from chatbridge.tasks.prediction_lines import predictions_path
 from chatbridge.tasks.receipt import SCORING, Receipt, TaskReceipt, file_sha256
 from chatbridge.tasks.receipt_questions import data_files, question_settings
 
@@ -85,9 +86,9 @@ def with_predictions(receipt: Receipt, folder: Path) -> Receipt:
     """The receipt with the sha256 of each file of predictions in the folder of the evaluation."""
     found = {}
     for name, one in receipt.tasks.items():
-        file = f"predictions_{name}.jsonl"
-        digest = file_sha256(folder / file)
-        found[name] = replace(one, predictions=None if digest is None else {"file": file, "sha256": digest})
+        path = predictions_path(folder, name)
+        digest = file_sha256(path)
+        found[name] = replace(one, predictions=None if digest is None else {"file": path.name, "sha256": digest})
     return Receipt(found, receipt.environment)
 
 

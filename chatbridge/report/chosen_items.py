@@ -12,8 +12,8 @@ from chatbridge.common.seeds import stream
 from chatbridge.report.runs import TaskRun
 from chatbridge.tasks import Prediction
 from chatbridge.tasks.mmbench import OF_COPY
-from chatbridge.tasks.prediction_lines import read_scores, scores_path
 from chatbridge.tasks.score_text import is_score
+from chatbridge.tasks.scores_file import read_scores, scores_path
 
 ITEMS = 3  # of each kind
 SEED = 0  # of the random ones, the same in every report

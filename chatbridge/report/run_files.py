@@ -17,7 +17,8 @@ from chatbridge.config.merge import load
 from chatbridge.experiment.open import use_plugins
 from chatbridge.runners.run_folder import HELD_OUT
 from chatbridge.tasks import Prediction
-from chatbridge.tasks.prediction_lines import as_prediction, with_scores
+from chatbridge.tasks.prediction_lines import as_prediction
+from chatbridge.tasks.scores_file import with_scores
 
 log = get_logger(__name__)
 

@@ -25,7 +25,8 @@ from chatbridge.report.run_files import (
 from chatbridge.report.runs import Runs, TaskRun, TrainingRun
 from chatbridge.runners.run_folder import SCORES
 from chatbridge.tasks import Prediction
-from chatbridge.tasks.prediction_lines import predictions_path, scores_path
+from chatbridge.tasks.prediction_lines import predictions_path
+from chatbridge.tasks.scores_file import scores_path
 
 STEPS, METRICS, SETTINGS = "metrics.jsonl", "metrics.json", "resolved.yaml"
 ANSWERS, SECONDS = "predictions_*.jsonl", "wall_s.json"

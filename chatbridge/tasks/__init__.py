@@ -4,8 +4,8 @@ kinds        vqa, captioning, dialogue, choice, mme, mmbench, generate: a file p
              `base` has their contract, `settings` what all of them can set
 answers      `evaluator` runs all tasks; `question_loader` reads questions, `predict` answers them,
              `partial_answers` resumes, `prediction_lines` reads and writes their files
-scores       `metrics/` has a file per metric, `scoring` applies them, `statistics` has intervals and tests,
-             `submissions` the files for test servers
+scores       `metrics/` has a file per metric, `scoring` applies them, `scores_file` keeps the results,
+             `statistics` has intervals and tests, `submissions` the files for test servers
 reports      `modality_report/`: which modalities a model uses; `receipt`: hashes of all that a number depends on
 """
 

@@ -28,9 +28,9 @@ from chatbridge.tasks.modality_report.report import (
 )
 from chatbridge.tasks.modality_report.table import modality_lines
 from chatbridge.tasks.partial_answers import PartialAnswers
-from chatbridge.tasks.prediction_lines import predictions_path, read_rows, scores_path, write_predictions
+from chatbridge.tasks.prediction_lines import predictions_path, read_rows, write_predictions
 from chatbridge.tasks.score_text import is_score, score_text
-from chatbridge.tasks.scoring import write_scores
+from chatbridge.tasks.scores_file import scores_path, write_scores
 
 log = get_logger(__name__)
 METRICS = "metrics.json"

@@ -1,4 +1,4 @@
-"""The files of an evaluation: predictions_<task>.jsonl, a line per question, and scores_<task>.json beside it.
+"""The answers of an evaluation: predictions_<task>.jsonl, a line per question.
 
     {"index": 0, "id": "a", "question": "Which color?", "prediction": "red", "references": ["red"], "details": {}}
 
@@ -9,15 +9,14 @@ A line of a question that could not be answered has the reason as `problem`. Ear
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from chatbridge.common.errors import DataError, nearest, some
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.text_repair import repaired, repaired_value
-from chatbridge.tasks.metrics.base import Item, Unit
+from chatbridge.tasks.metrics.base import Item
 
 Prediction = dict[str, Any]  # a line of the file
 MOST_COMPARED = 2000  # ids among which the nearest one is looked for
@@ -26,10 +25,6 @@ FORM = 'a line is {"id": "a", "prediction": "a red cat", "references": ["a cat t
 
 def predictions_path(folder: Path, task: str) -> Path:
     return folder / f"predictions_{task}.jsonl"
-
-
-def scores_path(folder: Path, task: str) -> Path:
-    return folder / f"scores_{task}.json"
 
 
 def write_predictions(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -43,47 +38,6 @@ def as_prediction(row: Mapping[str, Any]) -> Prediction:
     if "prediction" in row or "answer" not in row:
         return dict(row)
     return {"prediction" if key == "answer" else key: value for key, value in row.items()}
-
-
-def with_scores(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prediction]:
-    """The lines with `scores`, name -> value of each item, from the file of scores beside them.
-
-    path    scores_<task>.json; without it, the lines are of an earlier version, which have their own
-    raises  DataError for a file of another shape, or that is missing
-    """
-    if not path.is_file():
-        if any("scores" not in row for row in rows):
-            raise DataError(f"{path} is missing; `chatbridge score {path.parent}` writes it")
-        return [dict(row) for row in rows]
-    per_item = read_scores(path)["per_item"]
-    return [
-        {
-            **row,
-            "scores": {name: values[key] for name, values in per_item.items() if (key := str(row.get("id"))) in values},
-        }
-        for row in rows
-    ]
-
-
-def read_scores(path: Path) -> dict[str, Any]:
-    """The content of a file of scores. raises DataError for a file of another shape"""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); `chatbridge score` writes it again") from None
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("scores", "per_item")):
-        raise DataError(f"{path}: is no file of scores, which has `scores` and `per_item`")
-    per_item = found["per_item"].values()
-    if not all(isinstance(one, dict) and all(map(_is_number, one.values())) for one in per_item):
-        raise DataError(f"{path}: `per_item` is not name -> id -> number; `chatbridge score` writes it again")
-    info = found.get("score_info", {})
-    if not all(map(_is_number, found["scores"].values())):
-        raise DataError(f"{path}: `scores` is not name -> number; `chatbridge score` writes it again")
-    if not isinstance(info, dict) or not all(map(_is_info, info.values())):
-        raise DataError(
-            f"{path}: `score_info` is not name -> unit, higher_is_better; `chatbridge score` writes it again"
-        )
-    return found
 
 
 def read_rows(path: Path) -> list[Prediction]:
@@ -195,16 +149,6 @@ def _texts(place: str, row: Mapping[str, Any]) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise DataError(f"{place}: `references` is {found!r:.80}; expected a list of texts. {FORM}")
     return found
-
-
-def _is_number(value: Any) -> bool:
-    """Whether this is a number that a score can be: not NaN, not infinite, not beyond all floats."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _is_info(value: Any) -> bool:
-    is_right = isinstance(value, dict) and isinstance(value.get("higher_is_better", True), bool)
-    return is_right and value.get("unit", "fraction") in get_args(Unit)
 
 
 def _details(place: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,19 +7,16 @@ scored.values                                # {"cider": 1.02, "bleu_4": 0.31, .
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.safe_files import replace_text
 from chatbridge.tasks.metrics.base import Item, Metric, Score
 from chatbridge.tasks.metrics.shared import asked_item
 from chatbridge.tasks.statistics import interval
@@ -212,42 +209,3 @@ def _reason(problem: str) -> str:
     place, _, reason = problem.partition(": ")
     is_file = " " not in place or "/" in place
     return (reason if reason and is_file else problem)[:200]
-
-
-def scores_content(scored: Scored, intervals: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a file of scores.
-
-    headline       name of the first score
-    scores         name -> value
-    per_item       name -> id -> value
-    intervals      name -> [low, high]
-    score_info     name -> its unit, and whether higher is better
-    count          items, the unreadable ones included
-    measured       name -> how many items have the score
-    unreadable     reason -> how many items have no answer because of it
-    notes          what may be a mistake in the file -> how many items: empty answers, references without words
-    without_score  the metrics that give none
-    """
-    info = {
-        name: {"unit": one.unit, "higher_is_better": one.higher_is_better}
-        for name in scored.values
-        for one in [scored.scores[name]]
-    }
-    return {
-        "headline": scored.headline,
-        "scores": scored.values,
-        "per_item": scored.per_item(),
-        "intervals": dict(intervals),
-        "score_info": info,
-        "count": len(scored.items),
-        "measured": scored.measured,
-        "unreadable": scored.unreadable,
-        "answers": scored.counts,
-        "notes": scored.notes,
-        "without_score": scored.without_score,
-    }
-
-
-def write_scores(path: Path, scored: Scored, intervals: Mapping[str, Any]) -> None:
-    """Write a file of scores atomically. raises OSError that names the file"""
-    replace_text(path, json.dumps(scores_content(scored, intervals), indent=1, ensure_ascii=False))

@@ -13,7 +13,8 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.report.run_files import read_answers
 from chatbridge.tasks.base import task_for_scoring
 from chatbridge.tasks.evaluator import score_in_place, write_metrics
-from chatbridge.tasks.prediction_lines import predictions_path, scores_path, write_predictions
+from chatbridge.tasks.prediction_lines import predictions_path, write_predictions
+from chatbridge.tasks.scores_file import scores_path
 from tests.helpers.mini_world import write_yaml
 
 ITEMS = [

@@ -10,7 +10,7 @@ from typing import Any
 from chatbridge.models.checkpoint_manifest import FORMAT
 from chatbridge.report.item_media import open_dataset
 from chatbridge.tasks import TASKS
-from chatbridge.tasks.scoring import write_scores
+from chatbridge.tasks.scores_file import write_scores
 from tests.helpers.media_files import image_bytes, tone, write_audio, write_video
 from tests.helpers.mini_world import write_yaml
 

@@ -17,8 +17,8 @@ from chatbridge.tasks.base import TASKS, Task, TaskConfig, task_for_scoring
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.metric_settings import built_metrics, named_settings
 from chatbridge.tasks.metrics.base import METRICS, Item, Metric
-from chatbridge.tasks.prediction_lines import with_scores
-from chatbridge.tasks.scoring import Scored, scores_content
+from chatbridge.tasks.scores_file import scores_content, with_scores
+from chatbridge.tasks.scoring import Scored
 
 EXACT = built_metrics({"exact_match": {}})
 

@@ -24,9 +24,10 @@ from chatbridge.report.run_files import read_metrics, read_task_nodes
 from chatbridge.report.run_folders import METRICS, SETTINGS, evaluation_of, is_training, runs_in
 from chatbridge.tasks.base import Task, task_for_scoring
 from chatbridge.tasks.metrics.base import Item, Metric, Score, Unit, mean_score
-from chatbridge.tasks.prediction_lines import items_of, predictions_path, read_rows, read_scores, scores_path
+from chatbridge.tasks.prediction_lines import items_of, predictions_path, read_rows
 from chatbridge.tasks.receipt import RECEIPT
 from chatbridge.tasks.score_text import is_score
+from chatbridge.tasks.scores_file import read_scores, scores_path
 from chatbridge.tasks.scoring import Scored
 
 PREFIX = "predictions_"  # of the name of a file with the answers to a task
