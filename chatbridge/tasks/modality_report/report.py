@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from chatbridge.common.errors import DataError
 from chatbridge.common.log import get_logger
 from chatbridge.common.safe_files import replace_text
+from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.tasks.base import Task
 from chatbridge.tasks.modality_report.altered_questions import under
 from chatbridge.tasks.modality_report.conditions import Condition, Kind, conditions, media_keys
@@ -82,10 +83,11 @@ def write_conditions(task: str, folder: Path, names: Sequence[str], left_out: Ma
 
 
 def remove_conditions(task: str, folder: Path) -> None:
-    """Remove the files of an earlier report."""
+    """Remove the files of an earlier report, whatever its list names: it may be torn, or from somebody else."""
     if _list_path(folder, task).is_file():
-        for name in _read_list(folder, task)["conditions"]:
-            predictions_path(folder, f"{task}.{name}").unlink(missing_ok=True)
+        for kind in get_args(Kind):
+            for modality in MODALITIES.names():
+                predictions_path(folder, f"{task}.{kind}_{modality}").unlink(missing_ok=True)
         _list_path(folder, task).unlink()
 
 

@@ -84,7 +84,11 @@ def test_files_that_do_not_fit_are_named(folder: Path):
     assert table(folder) is None
 
 
-def test_an_earlier_report_is_removed_whole(folder: Path):
-    """fails when a new evaluation leaves the conditions of an earlier one beside its answers"""
+@pytest.mark.parametrize("listed", [None, "{", '{"conditions": ["../other"], "left_out": {}}'])
+def test_an_earlier_report_is_removed_whole(folder: Path, listed: str | None):
+    """fails when a new evaluation leaves the conditions of an earlier one beside its answers, or stops at a torn list
+    of them, whose error says to evaluate again"""
+    if listed is not None:
+        (folder / "modalities_qa.json").write_text(listed)
     remove_conditions("qa", folder)
     assert [path.name for path in folder.iterdir()] == ["predictions_qa.jsonl"]
