@@ -102,22 +102,29 @@ class Scored:
     def by(self, field: str) -> dict[str, Scored]:
         """Value of an annotation field -> the items that have it, sorted; "(none)" where the field is missing.
 
-        An item whose field is a list is in the group of each of its values.
+        An item whose field is a list is in the group of each of its values. A metric with word statistics of all
+        items scores a group as if it were a file of its own, as the published tables of NoCaps are made.
         """
         numbers: dict[str, list[int]] = {}
         for number, item in enumerate(self.items):
             for value in groups_of(item.details, field):
                 numbers.setdefault(value, []).append(number)
-        return {value: self._at(numbers[value]) for value in sorted(numbers)}
+        again = {name: one for name, one in self.metrics.items() if one.has_corpus_statistics}
+        return {value: self._at(numbers[value], again) for value in sorted(numbers)}
 
-    def _at(self, numbers: list[int]) -> Scored:
+    def _at(self, numbers: list[int], again: Mapping[str, Metric] | None = None) -> Scored:
+        """These items. again: metrics that score them anew, without the others"""
         at = np.array(numbers, dtype=int)
         scores = {
             name: replace(one, statistics=one.statistics[at], per_item=one.per_item[at])
             for name, one in self.scores.items()
         }
         kept = {name: one for name, one in scores.items() if one.measured}
-        return Scored(self.metrics, tuple(self.items[number] for number in numbers), kept)
+        items = tuple(self.items[number] for number in numbers)
+        if again:
+            anew = Scored.of(again, items).scores
+            kept |= {name: one for name, one in anew.items() if name in kept}
+        return Scored(self.metrics, items, kept)
 
     def intervals(self, resample_by: Sequence[str] = ()) -> dict[str, list[float]]:
         """Name -> [low, high], the 95% bootstrap interval of each score.

@@ -44,6 +44,21 @@ def test_an_item_with_a_list_is_in_the_group_of_each_value():
     assert found == {"image": (2, 0.5), "text": (1, 1.0), "(none)": (2, 0.5)}
 
 
+def test_word_statistics_of_a_group_are_its_own():
+    """fails when the CIDEr of a domain of NoCaps depends on the images of the other domains"""
+    texts = ("a cat sits on a mat", "a dog runs on grass", "a red bus stops", "two men ride bikes")
+    items = [item(str(at), text, text.replace("a ", "the "), domain="near" if at < 3 else "out")
+             for at, text in enumerate(texts)]  # fmt: skip
+    metrics = built_metrics({"cider": {}, "bleu": {}})
+    near = Scored.of(metrics, items).by("domain")["near"]
+    alone = Scored.of(metrics, items[:3])
+    assert near.values == alone.values and near.per_item() == alone.per_item()
+    assert (
+        near.values["cider"]
+        != Scored.of(metrics, items).part(lambda one: one.details["domain"] == "near").values["cider"]
+    )
+
+
 def test_an_item_without_references_is_not_scored_and_an_unreadable_one_is():
     """fails when one without references counts as wrong, or an unreadable one, with references or not, is left out"""
     items = [

@@ -34,14 +34,14 @@ def gqa(annotations: Path, full_answers: bool = False) -> Iterator[Parsed[Questi
 
 def _gqa(fields: Fields, question_id: str, answer: str) -> QuestionRecord:
     types = fields.record.get("types")
+    kept = Fields(types).kept("structural", "semantic") if isinstance(types, dict) else {}
+    # as the official script divides them
+    asks = {"asks": "open" if kept["structural"] == "query" else "binary"} if "structural" in kept else {}
     return QuestionRecord(
         id=question_id,
         names=(f"{fields.name('imageId')}.jpg",),
         questions=((fields.text("question"), fields.answers(answer)),),
-        details={
-            **(Fields(types).kept("structural", "semantic") if isinstance(types, dict) else {}),
-            **fields.kept("imageId"),
-        },
+        details={**asks, **kept, **fields.kept("imageId")},
     )
 
 

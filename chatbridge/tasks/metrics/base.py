@@ -110,6 +110,7 @@ class Metric(ABC):
     needs: frozenset[str] = frozenset({"references"})
     # scoring again needs Java, a model, or a file made for these very answers: comparisons take the stored values
     is_costly: bool = False
+    has_corpus_statistics: bool = False  # an item's value depends on the other items: groups are scored anew
     checks_alone: bool = True  # whether one item can be scored alone, which checks a task before it asks anything
     Config: type[Any]
     config: Any

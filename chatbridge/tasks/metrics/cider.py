@@ -14,6 +14,8 @@ from chatbridge.tasks.metrics.base import METRICS, Item, Metric, Score, mean_sco
 class Cider(Metric):
     """Mean over the items, about 0 to 10; papers print it times 100."""
 
+    has_corpus_statistics = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         max_n: int = 4  # n-grams of 1 to this many words

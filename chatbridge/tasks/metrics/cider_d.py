@@ -15,6 +15,8 @@ from chatbridge.tasks.metrics.cider import order_and_sigma_problems
 class CiderD(Metric):
     """Mean over the items, about 0 to 10, as the authors' ciderD with the document frequencies of these items."""
 
+    has_corpus_statistics = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         max_n: int = 4  # n-grams of 1 to this many words

@@ -98,7 +98,8 @@ def test_okvqa_and_gqa_as_released(tmp_path: Path):
     assert okvqa.record(0, RNG).references == ("race",) * 6 + ("bike",) * 4
     gqa = opened(tmp_path, "gqa", GQA, "n161313.jpg", "n235859.jpg")
     assert (gqa.record(0, RNG).id, gqa.record(0, RNG).references) == ("201307251", ("no",))
-    assert gqa.details(1) == {"structural": "query", "semantic": "rel", "imageId": "n235859"}
+    assert gqa.details(1) == {"asks": "open", "structural": "query", "semantic": "rel", "imageId": "n235859"}
+    assert gqa.details(0)["asks"] == "binary"
 
 
 @pytest.mark.parametrize(
