@@ -27,12 +27,14 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
 
 
-def run_arguments(arguments: Sequence[str] | None, description: str, has_gpu_id: bool = False) -> argparse.Namespace:
+def run_arguments(
+    arguments: Sequence[str] | None, description: str, has_gpu_id: bool = False, epilog: str | None = None
+) -> argparse.Namespace:
     """The command line of training and evaluation.
 
     has_gpu_id   also --gpu-id, for a command that usually runs as one process
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, epilog=epilog)
     parser.add_argument("config", nargs="?", metavar="X.yaml", help="the configuration")
     parser.add_argument("--cfg-path", metavar="X.yaml", help="the same")
     add_options(parser)

@@ -39,12 +39,16 @@ from chatbridge.tasks.partial_answers import state
 from chatbridge.tasks.receipt import RECEIPT, Receipt, summary
 
 log = get_logger(__name__)
+EPILOG = """writes predictions_<task>.jsonl, scores_<task>.json, metrics.json and receipt.json into run.output_dir; the
+same command goes on after a stop; torchrun shares the questions among ranks; then: chatbridge score, compare, report on
+that folder. exit code: 0 evaluated; 2 invalid settings, data or checkpoint"""
 IN_USE = ".evaluation.in_use"  # in the folder of the results, while an evaluation writes it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate; returns the exit code."""
-    args = run_arguments(arguments, "Evaluate a model on the tasks that a YAML file names.", has_gpu_id=True)
+    description = "Evaluate a model on the tasks that a YAML file names."
+    args = run_arguments(arguments, description, has_gpu_id=True, epilog=EPILOG)
     try:
         with ExitStack() as at_exit:
             return build_and_evaluate(args, at_exit)

@@ -25,6 +25,7 @@ from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.tokenizer import TokenizerLike
 from chatbridge.experiment.build import BuiltChat, plain_template
 from chatbridge.experiment.roots import Evaluation
+from chatbridge.models.checkpoints import find_checkpoint, is_run_or_checkpoint
 from chatbridge.models.config import ModelConfig
 from chatbridge.models.feature_cache import file_print
 from chatbridge.models.setting_differences import IGNORED
@@ -79,7 +80,14 @@ def receipt_of(config: Evaluation, built: BuiltChat, tasks: Mapping[str, Task], 
     if (folder := getattr(getattr(built.model.config.generator, "config", None), "weights", None)) is not None:
         weights["generator"] = file_print(Path(folder))
     found = {name: replace(one, settings={**one.settings, "weights": weights}) for name, one in planned.tasks.items()}
-    return Receipt(found, environment(dist, tasks))
+    return Receipt(found, {**environment(dist, tasks), "checkpoint": _checkpoint(config)})
+
+
+def _checkpoint(config: Evaluation) -> str | None:
+    """Where the trained tensors were, for a reader: what they are is in `weights`."""
+    start = config.run.init_from
+    found = find_checkpoint(start) if start is not None and is_run_or_checkpoint(start) else start
+    return None if found is None else str(found)
 
 
 def with_predictions(receipt: Receipt, folder: Path) -> Receipt:

@@ -26,6 +26,7 @@ from chatbridge.tasks.receipt import LENGTH, file_sha256
 
 BLOCK, BLOCKS = 1 << 16, 64  # bytes of a block, and blocks that are read of a larger media file; a smaller one is whole
 THREADS = 8  # that read them
+LONGEST = 1000  # characters of the prompt that is shown
 GROUP = 256  # records whose media are read together
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ def question_settings(task: Task, seed: int = 0) -> tuple[dict[str, Any], dict[s
     seed   of the random choices of the data set, as in `predictions`
     """
     data, prompts, media = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    unreadable, items = 0, 0
+    unreadable, items, first = 0, 0, ""
     reader = _MediaReader()
     for records in _grouped(_records(task, seed)):
         refs: list[Any] = []
@@ -48,13 +49,15 @@ def question_settings(task: Task, seed: int = 0) -> tuple[dict[str, Any], dict[s
                 continue
             conversation, answer = question_of(record.conversation, task.config.drop_media)
             _add(data, [record.id, record.references or [answer], record.details])
-            _add(prompts, [[message.role, *map(_text, message.parts)] for message in conversation])
+            texts = [[message.role, *map(_text, message.parts)] for message in conversation]
+            _add(prompts, texts)
+            first = first or _shown(texts)
             refs += [(number, ref) for ref in _refs(conversation)]
         for (number, _), digest in zip(refs, reader.digests([ref for _, ref in refs]), strict=True):
             _add(media, [number, digest])
         items += len(refs)
     found = {"questions": len(task.dataset), "unreadable": unreadable, "records": _hex(data)}
-    return {**found, "media_items": items, "media": _hex(media)}, {"texts": _hex(prompts)}
+    return {**found, "media_items": items, "media": _hex(media)}, {"texts": _hex(prompts), "first": first}
 
 
 def data_files(task: Task) -> dict[str, dict[str, str | None]]:
@@ -118,6 +121,12 @@ def _grouped(records: Iterator[T]) -> Iterator[list[T]]:
 def _refs(conversation: Conversation) -> list[Any]:
     items = (media_of(part) for message in conversation for part in message.parts)
     return [item.ref for item in items if item is not None]
+
+
+def _shown(texts: Sequence[Sequence[Any]]) -> str:
+    """A prompt for a reader of the receipt, who cannot read the hash of all: `user: <image> Which shape?`"""
+    turns = [[role, *(f"<{part[-1]}>" if isinstance(part, list) else part for part in parts)] for role, *parts in texts]
+    return "\n".join(f"{role}: {' '.join(parts)}" for role, *parts in turns)[:LONGEST]
 
 
 def _text(part: Part) -> Any:

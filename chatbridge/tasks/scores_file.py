@@ -24,14 +24,14 @@ def scores_content(scored: Scored, intervals: Mapping[str, Any]) -> dict[str, An
 
     headline       name of the first score
     scores         name -> value
-    per_item       name -> id -> value
-    intervals      name -> [low, high]
     score_info     name -> its unit, and whether higher is better
+    intervals      name -> [low, high]
     count          items, the unreadable ones included
     measured       name -> how many items have the score
     unreadable     reason -> how many items have no answer because of it
     notes          what may be a mistake in the file -> how many items: empty answers, references without words
     without_score  the metrics that give none
+    per_item       name -> id -> value; last, for people who open the file
     """
     info = {
         name: {"unit": one.unit, "higher_is_better": one.higher_is_better}
@@ -41,15 +41,15 @@ def scores_content(scored: Scored, intervals: Mapping[str, Any]) -> dict[str, An
     return {
         "headline": scored.headline,
         "scores": scored.values,
-        "per_item": scored.per_item(),
-        "intervals": dict(intervals),
         "score_info": info,
+        "intervals": dict(intervals),
         "count": len(scored.items),
         "measured": scored.measured,
         "unreadable": scored.unreadable,
         "answers": scored.counts,
         "notes": scored.notes,
         "without_score": scored.without_score,
+        "per_item": scored.per_item(),
     }
 
 

@@ -176,6 +176,8 @@ def test_evaluate_writes_a_complete_receipt_that_check_foresees(folder, evaluate
         known = [f"{part} {str(value)[:8]}" for part, value in one.parts.items() if part != "weights"]
         assert all(text in shown for text in [*known, f"  {name}: ", "weights not read yet"])
         assert None not in one.parts.values() and one.digest is not None and one.answers != one.digest
+        assert str((one.settings["prompt"] or {})["first"]).startswith("user: <")  # a person can read it
+    assert "checkpoint" in found.environment
     assert changed_predictions(evaluated, found) == []
     assert found.environment["processes"] == 1 and found.environment["versions"]["torch"]
     path = evaluated / "predictions_joint_qa.jsonl"
