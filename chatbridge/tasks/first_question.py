@@ -24,10 +24,11 @@ def task_problems(task: Task) -> Iterator[Problem]:
     if (item := _first_item(task)) is None:
         return
     for name, metric in task.metrics.items():
-        if not metric.checks_alone or not metric.needs <= {"references"}:
-            continue
         try:
-            scores_of(name, metric, [item])
+            if metric.checks_alone and metric.needs <= {"references"}:
+                scores_of(name, metric, [item])
+            else:
+                metric.check(item)
         except DataError as error:
             hint = "choose another metric, or the data that it is for"
             yield Problem("metrics", f"{name} cannot score the first question: {error}", hint=hint)

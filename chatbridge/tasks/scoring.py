@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from chatbridge.common.errors import DataError
+from chatbridge.common.log import get_logger
 from chatbridge.tasks.metrics.base import Item, Metric, Score
 from chatbridge.tasks.metrics.shared import asked_item
 from chatbridge.tasks.statistics import interval
 
 NO_GROUP = "(none)"  # group of the items without a field
 
+log = get_logger(__name__)
 MOST_REASONS = 20  # different reasons in a file of scores; the others are counted together
 
 
@@ -134,6 +136,8 @@ class Scored:
         groups = None
         if resample_by:
             groups = [drawn_with(item, resample_by) for item in self.items]
+            if all(group[0] == "alone" for group in groups):
+                log.warning("resample_by: no item has %s in its details; each is drawn alone", " or ".join(resample_by))
         found = {name: interval(self.scores[name], groups) for name in self.values}
         return {name: [low, high] for name, (low, high) in found.items() if not math.isnan(low + high)}
 

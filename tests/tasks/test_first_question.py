@@ -38,6 +38,8 @@ def test_a_metric_of_another_kind_of_task(node: dict[str, Any]):
     (problem,) = task_problems(opened({**node, "metrics": ["exact_match", "mme", "bleu"]}))
     assert problem.path == "metrics"
     assert "mme cannot score the first question: item 'a' has no 'answer' in its details" in problem.message
+    (problem,) = task_problems(opened({**node, "metrics": ["circular"]}))
+    assert "circular cannot score the first question: item 'a' has no `base` and `copy`" in problem.message
     assert not list(task_problems(opened(node)))
 
 

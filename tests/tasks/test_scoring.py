@@ -102,6 +102,15 @@ def test_intervals_resample_what_belongs_together():
     assert Scored.of(EXACT, asked).intervals(("base",))["exact_match"] == together, "prompts of one question"
 
 
+def test_a_field_of_resample_by_that_no_item_has(caplog: pytest.LogCaptureFixture):
+    """fails when a misspelled field makes intervals of dependent items narrow without a word"""
+    scored = Scored.of(EXACT, [item("a", "red", "red", image=1), item("b", "red", "blue", image=1)])
+    scored.intervals(("image",))
+    assert not caplog.records
+    scored.intervals(("imgae",))
+    assert "no item has imgae in its details" in caplog.text
+
+
 def test_a_score_that_is_not_defined_is_left_out():
     """fails when NaN reaches a file, which JSON does not have"""
     content = scores_content(Scored.of(EXACT, []), {})

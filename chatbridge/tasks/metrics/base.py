@@ -135,6 +135,12 @@ class Metric(ABC):
         raises   DataError that names the item if the items are of another kind of task
         """
 
+    def check(self, item: Item) -> None:  # noqa: B027
+        """Before anything is asked, of a metric that cannot score the first question alone.
+
+        raises   DataError that names the item if it is of another kind of task
+        """
+
     def counts(self, items: Sequence[Item]) -> dict[str, int]:
         """How the answers were read, for example by which rule and how many; shown beside the scores."""
         return {}

@@ -59,6 +59,11 @@ class Circular(Metric):
             found += [mean_score(f"circular{SUFFIX[of]}", all_of), mean_score(f"unrotated{SUFFIX[of]}", first)]
         return found
 
+    def check(self, item: Item) -> None:
+        """raises DataError for an item of a data set without rotations, unless the metric is optional"""
+        if not self.config.optional:
+            _base(item)
+
     def _correct(self, of: Of, items: Sequence[Item]) -> list[float | None]:
         if of == "choice_letter":
             return letter_correct(items)
@@ -70,12 +75,7 @@ def _questions(items: Sequence[Item]) -> list[Hashable]:
     labels: list[Hashable] = []
     groups: dict[Hashable, list[int]] = {}
     for number, item in enumerate(items):
-        base = item.details.get("base")
-        if base is None or "copy" not in item.details:
-            raise DataError(
-                f"item {item.id!r} has no `base` and `copy` in its details: circular evaluation needs a data set with "
-                "a copy of every question per rotation of its options, as `rotate: true` makes them"
-            )
+        base = _base(item)
         if not isinstance(_copy(item), int) or isinstance(_copy(item), bool):
             raise DataError(f"item {item.id!r}: its `copy` is {_copy(item)!r:.80}, expected a whole number")
         labels.append((str(base), prompt_number(item.details)))
@@ -90,6 +90,16 @@ def _questions(items: Sequence[Item]) -> list[Hashable]:
                 f"evaluation needs each of 0 to {len(options) - 1} once"
             )
     return labels
+
+
+def _base(item: Item) -> Any:
+    base = item.details.get("base")
+    if base is None or "copy" not in item.details:
+        raise DataError(
+            f"item {item.id!r} has no `base` and `copy` in its details: circular evaluation needs a data set with a "
+            "copy of every question per rotation of its options, as `rotate: true` makes them"
+        )
+    return base
 
 
 def _copy(item: Item) -> Any:
