@@ -30,7 +30,8 @@ def interval_text(low: float | None, high: float | None, unit: str = "fraction")
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return ""
     digits = 1 if is_percent(unit) else 3
-    return f"[{in_unit(low, unit):.{digits}f}, {in_unit(high, unit):.{digits}f}]"
+    shown = (round(in_unit(bound, unit), digits) + 0.0 for bound in (low, high))  # -0.0 + 0.0 is 0.0
+    return f"[{', '.join(f'{bound:.{digits}f}' for bound in shown)}]"
 
 
 def difference_text(value: float | None, unit: str = "fraction", digits: int = 2) -> str:

@@ -11,7 +11,7 @@ import pytest
 from chatbridge.tasks.metrics.base import Score, mean_score
 from chatbridge.tasks.modality_report.conditions import Condition
 from chatbridge.tasks.modality_report.table import Asked, modality_lines, modality_table
-from chatbridge.tasks.score_text import difference_interval_text
+from chatbridge.tasks.score_text import difference_interval_text, interval_text
 
 
 def asked(condition: Condition | None, values: Sequence[float | None], score: Score | None = None) -> Asked:
@@ -50,6 +50,7 @@ def test_a_modality_counts_as_used_if_its_exchange_costs_more_than_chance():
     json.dumps(table, allow_nan=False)
     lines = modality_lines("av", table)
     assert lines[0] == "av: modalities, exact_match of 40 questions; lost: in points, [95% interval]"
+    assert interval_text(-1e-17, 0.15) == "[0.0, 15.0]"
     assert difference_interval_text(-1e-17, 0.15, "fraction", 1) == "[+0.0, +15.0]" and "-0.0" not in "".join(lines)
 
 
