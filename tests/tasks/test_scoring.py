@@ -205,14 +205,14 @@ def test_a_task_of_an_earlier_version_is_refused():
 def test_a_metric_of_ones_own(node: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when a plugin cannot add a metric, or its name is not found in a YAML"""
     (tmp_path / "metric_lab/metrics").mkdir(parents=True)
-    (tmp_path / "metric_lab/metrics/first_word.py").write_text(OWN)
+    (tmp_path / "metric_lab/metrics/start_of_answer.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(METRICS, "packages", list(METRICS.packages))
     METRICS.add_plugin("metric_lab")
-    task = task_for_scoring("qa", {**node, "metrics": {"first_word": {"count": 2}}})
+    task = task_for_scoring("qa", {**node, "metrics": {"start_of_answer": {"count": 2}}})
     rows = [{"id": "a", "prediction": "yes it is", "references": ["yes it"], "details": {}}]
-    assert task.results(task.scored(rows))["first_words"] == 1.0
-    sys.modules.pop("metric_lab.metrics.first_word")
+    assert task.results(task.scored(rows))["same_start"] == 1.0
+    sys.modules.pop("metric_lab.metrics.start_of_answer")
 
 
 OWN = """
@@ -221,9 +221,9 @@ from dataclasses import dataclass
 from chatbridge.tasks.metrics.base import METRICS, Metric, mean_score
 
 
-@METRICS.register("first_word")
+@METRICS.register("start_of_answer")
 class FirstWord(Metric):
-    names = ("first_words",)
+    names = ("same_start",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -233,7 +233,7 @@ class FirstWord(Metric):
         def start(text):
             return text.lower().split()[: self.config.count]
 
-        return [mean_score("first_words", [start(one.prediction) in map(start, one.references) for one in items])]
+        return [mean_score("same_start", [start(one.prediction) in map(start, one.references) for one in items])]
 """
 
 
