@@ -20,7 +20,9 @@ OPTIONS = {"A": "red", "B": "dark red", "C": "A red circle and a disc", "D": "No
     ("A or B", None, "none"), ("A, B, C and D are all possible", None, "none"), ("Both A and red", "A", "letters"),
     ("It is Dark Red.", "B", "text"), ("red", "A", "text"), ("bored", None, "none"), ("none of these", "D", "text"),
     ("A red circle and a disc", "C", "text"), ("red, none of these", None, "none"), ("E is right", None, "none"),
-    ("It's an A-frame, dark red", "B", "text"),
+    ("It's an A-frame, dark red", "B", "text"), ("B\nExplanation: A is wrong", "B", "letter"),
+    ("answer: a", "A", "phrase"), ("The answer is b.", "B", "phrase"), ("The answer is a", None, "none"),
+    ("the answer is a dark red one", "B", "text"), ("Answer: a red one", "A", "text"),
 ])  # fmt: skip
 def test_rules(answer: str, letter: str | None, rule: str):
     """fails when an answer is read as another option, or a guess is made where several fit"""
