@@ -6,6 +6,7 @@ be torn; the next line then starts on a new line, and a reader skips the torn on
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import json
 import os
@@ -56,7 +57,7 @@ def file_lock(path: Path) -> Iterator[None]:
     """Let one process at a time read and replace `path`; the others wait. On a file system without locks, nobody waits.
 
     The lock is a file beside it, removed again: `path` may be in a model folder that is published as it is, where
-    filelock would leave its lock file.
+    filelock would leave its lock file. What a killed owner was writing is removed by the next one.
     """
     if importlib.util.find_spec("fcntl") is None:  # Windows
         yield
@@ -65,9 +66,11 @@ def file_lock(path: Path) -> Iterator[None]:
     name = path.with_name(f".{path.name}.lock")
     while True:
         with name.open("a") as lock:
-            _lock(lock)
+            is_alone = _lock(lock)
             if not _has_name(lock, name):  # its owner removed it while this process waited
                 continue
+            for part in path.parent.glob(f".{glob.escape(path.name)}.*.part") if is_alone else ():
+                part.unlink(missing_ok=True)
             try:
                 yield
             finally:
@@ -100,12 +103,14 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
             rest = rest[file.write(rest) :]
 
 
-def _lock(file: Any) -> None:
-    """Lock an open file for this process alone; closing it releases the lock."""
+def _lock(file: Any) -> bool:
+    """Lock an open file for this process alone; closing it releases the lock. False: this system has no locks."""
     with suppress(ModuleNotFoundError, OSError):  # Windows, or a file system without locks
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX)
+        return True
+    return False
 
 
 @dataclass(frozen=True)

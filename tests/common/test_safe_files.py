@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatbridge.common.safe_files import append_lines, read_json_lines, replace_text, underlying_os_error
+from chatbridge.common.safe_files import append_lines, file_lock, read_json_lines, replace_text, underlying_os_error
 from chatbridge.common.types import Failure
 from chatbridge.config.yaml_io import write_yaml
 from chatbridge.datasets.failure_log import FailureLog
@@ -51,6 +51,16 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         assert error.value.filename == str(path)
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == ["resolved.yaml"]
+
+
+def test_what_a_killed_owner_was_writing_is_removed(tmp_path: Path) -> None:
+    """fails when the next owner of a lock leaves the part of a killed one, or removes that of another file"""
+    path, part, other = tmp_path / "a[1].json", tmp_path / ".a[1].json.7-7.part", tmp_path / ".b.json.7-7.part"
+    part.touch()
+    other.touch()
+    with file_lock(path):
+        replace_text(path, "{}")
+    assert sorted(tmp_path.iterdir()) == [other, path]
 
 
 def test_the_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
