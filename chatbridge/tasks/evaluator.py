@@ -87,6 +87,8 @@ class Evaluator:
             if self.dist.is_main:
                 results[name] = score_in_place(task, folder)
                 log.info(summary_text(name, results[name]))
+                if results[name]["count"] == results[name]["unreadable"]:
+                    log.warning("%s: no question could be read; its score says nothing about the model", name)
                 for written in task.write(rows, folder):
                     log.info("%s: for the official scoring: %s", name, written)
         if self.dist.is_main:

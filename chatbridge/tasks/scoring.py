@@ -8,6 +8,7 @@ scored.values                                # {"cider": 1.02, "bleu_4": 0.31, .
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ NO_GROUP = "(none)"  # group of the items without a field
 
 log = get_logger(__name__)
 MOST_REASONS = 20  # different reasons in a file of scores; the others are counted together
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+QUOTED = r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
+NOT_FOUND = re.compile(rf"(no \w+ file) for {QUOTED}(?: or {QUOTED})*( in .*?)(?: \(tried it as it is .*)?$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ class Scored:
     @cached_property
     def unreadable(self) -> dict[str, int]:
         """Reason -> how many items have no answer because of it, the most frequent first."""
-        reasons = Counter(_reason(item.problem) for item in self.items if item.problem is not None)
+        kinds: dict[str, list[str]] = {}  # reasons that differ by numbers only
+        for reason in [_reason(item.problem) for item in self.items if item.problem is not None]:
+            kinds.setdefault(NUMBER.sub("N", reason), []).append(reason)
+        reasons = Counter({kind if len({*same}) > 1 else same[0]: len(same) for kind, same in kinds.items()})
         found = dict(reasons.most_common(MOST_REASONS))
         others = sum(reasons.values()) - sum(found.values())
         return {**found, **({"other reasons": others} if others else {})}
@@ -94,6 +101,7 @@ class Scored:
             "predictions without text": sum(not item.prediction.strip() for item in readable),
             "items without references": sum(not item.references for item in readable),
             "items whose references have no words": sum(_is_wordless(item.references) for item in readable),
+            "items with equal options": sum(_has_equal_options(item.details.get("options")) for item in readable),
         }
         return {name: count for name, count in found.items() if count}
 
@@ -215,8 +223,18 @@ def _is_wordless(references: Sequence[str]) -> bool:
     return bool(references) and not any(letter.isalnum() for one in references for letter in one)
 
 
+def _has_equal_options(options: Any) -> bool:
+    """Whether two options have the same text, so that the choice between them is one by chance."""
+    if not isinstance(options, Mapping):
+        return False
+    texts = [text.strip() for text in options.values() if isinstance(text, str)]
+    return len({*texts}) < len(texts)
+
+
 def _reason(problem: str) -> str:
     """A reason without the name of its file, so that equal ones are counted together."""
+    if found := NOT_FOUND.match(problem):
+        return f"{found[1]}{found[2]}"[:200]
     place, _, reason = problem.partition(": ")
     is_file = " " not in place or "/" in place
     return (reason if reason and is_file else problem)[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -32,6 +33,12 @@ class PublishedScore:
     scale: Annotated[float, Range(above=0)] | None = None
     source: str = ""  # where it is stated: arXiv 2305.16103, table 2
     note: str = ""  # what differs from this task: another prompt, another split
+
+    def problems(self) -> Iterator[Problem]:
+        """Numbers that no source prints."""
+        for name in ("value", "scale"):
+            if (number := getattr(self, name)) is not None and not math.isfinite(number):
+                yield Problem(name, f"is {number}, expected a finite number")
 
 
 @dataclass(frozen=True, kw_only=True)

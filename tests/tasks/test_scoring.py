@@ -298,3 +298,37 @@ def test_every_kind_of_task_names_metrics_that_exist():
         config: TaskConfig = TASKS.get(name).Config(dataset=no_data)
         metrics = built_metrics(config.metric_settings)
         assert all(metric.needs <= config.writes for metric in metrics.values()), name
+
+
+def test_reasons_that_name_their_item_are_counted_together():
+    """fails when every missing file, or every length of a video that is too long, is a reason of its own"""
+    missing = [
+        f"no image file for {name} in /my in/images (tried it as it is and with .jpg){odd}"
+        for name, odd in (
+            ("'a'", ""),
+            ("'it.jpg' or 'x/it.jpg'", ""),
+            ('"it\'s in here"', "; 'b' exists, but is not a file"),
+        )
+    ]
+    problems = [*missing, "v1.mp4: it breaks off after 12 frames, frame 30 was wanted",
+                "v2.mp4: it breaks off after 1,300 frames, frame 1.5 was wanted", "a.wav: 3 s are missing"]  # fmt: skip
+    items = [item(str(at), "", "red", problem=problem) for at, problem in enumerate(problems)]
+    assert Scored.of(EXACT, items).unreadable == {
+        "no image file in /my in/images": 3, "it breaks off after N frames, frame N was wanted": 2,
+        "3 s are missing": 1,
+    }  # fmt: skip
+
+
+def test_equal_options_are_counted():
+    """fails when a choice between two equal texts, which is made by chance, is scored without a word"""
+    options = [{"A": "red", "B": "red "}, {"A": "red", "B": "Red"}, {"A": "red", "B": "blue"}, ["red", "red"], None]
+    items = [item(str(at), "A", "A", options=one) for at, one in enumerate(options)]
+    assert Scored.of(EXACT, items).notes == {"items with equal options": 1}
+
+
+@pytest.mark.parametrize("key, value", [("value", float("inf")), ("scale", float("inf")), ("value", float("-inf"))])
+def test_a_published_score_is_a_finite_number(node: dict[str, Any], key: str, value: float):
+    """fails when a report compares a score with infinity"""
+    published = {"model": "m", "metric": "exact_match", "value": 1.0, key: value}
+    with pytest.raises(ConfigError, match=f"published.*{key}(?s:.*)expected a finite number"):
+        parse(EvaluationConfig, {"tasks": {"t": {**node, "report": {"published": [published]}}}})

@@ -28,7 +28,7 @@ YOUNGER = 6  # last grade of the first group
 
 
 def options_of(fields: Fields, *names: str) -> tuple[str, ...]:
-    """Two to 26 texts, none of them empty, no two alike. raises BadRecord"""
+    """Two to 26 texts, none of them empty; equal ones are counted when they are scored. raises BadRecord"""
     options = tuple(text.strip() for text in fields.numbered_answers(*names))
     if not 2 <= len(options) <= MOST_OPTIONS:
         raise BadRecord(f"{names[0]!r} has {len(options)} option{'s' * (len(options) != 1)}, expected 2 to 26")
