@@ -37,11 +37,15 @@ def file_text(path: Path) -> str:
     """The content of a UTF-8 file without its byte order mark. raises DataError that states what it is instead"""
     try:
         refuse_other_kind(path)
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{path}: line {line}: has a zero byte, as in a damaged file; download it again")
+    return text
 
 
 def _check_head(path: Path, head: Sequence[str], needed: Sequence[str]) -> None:

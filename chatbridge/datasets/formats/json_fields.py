@@ -200,7 +200,9 @@ def answer_of(value: Any) -> str | None:
     """
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # of any length: a float holds 308 digits
+    if not isinstance(value, float) or not math.isfinite(value):
         return None
     return str(int(value)) if value == int(value) else str(value)
 

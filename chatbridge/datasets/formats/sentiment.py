@@ -83,7 +83,7 @@ def _value(fields: Fields, name: str) -> float:
     found = fields.get(name)
     try:
         value = float(found) if isinstance(found, (str, int, float)) and not isinstance(found, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         value = math.nan
     if not -3 <= value <= 3:
         raise BadRecord(f"{name!r} is {kind_of(found)}, expected a number from -3 to 3")

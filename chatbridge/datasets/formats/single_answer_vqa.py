@@ -68,7 +68,8 @@ def ocrvqa(annotations: Path) -> Iterator[Parsed[QuestionRecord]]:
 
 def _cover(fields: Fields, key: str) -> tuple[list[Any], tuple[str, dict[str, Any]]]:
     """The questions about a cover as objects; its file and their details."""
-    questions, answers = fields.items("questions"), fields.record.get("answers") or []
+    questions = fields.items("questions")
+    answers = fields.items("answers") if fields.record.get("answers") else []
     if answers and len(answers) != len(questions):
         raise BadRecord(f"has {len(questions)} questions and {len(answers)} answers")
     split = fields.name("split")

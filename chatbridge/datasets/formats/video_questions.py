@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.file_kind import refuse_other_kind
+from chatbridge.datasets.formats.csv_rows import file_text
 from chatbridge.datasets.formats.json_fields import BadRecord, Fields, answer_of
 from chatbridge.datasets.formats.records import Format, Parsed, QuestionRecord, each
 from chatbridge.datasets.formats.vqa import with_options
@@ -59,18 +59,14 @@ def _numbered(fields: Fields, names: Callable[[int], tuple[str, ...]]) -> Questi
 def read_mapping(path: Path) -> dict[str, str]:
     """youtube_mapping.txt of MSVD: vid7 -> the name of its file."""
     mapping: dict[str, str] = {}
-    try:
-        refuse_other_kind(path)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(file_text(path).splitlines(), start=1):
         names = line.split()
         if not names:
             continue
         if len(names) != 2 or not re.fullmatch(r"vid\d+", names[1]):
             raise DataError(f"{path}: line {number}: expected a name and vid<number>, got {line[:60]!r}")
-        mapping[names[1]] = names[0]
+        if mapping.setdefault(names[1], names[0]) != names[0]:
+            raise DataError(f"{path}: line {number}: {names[1]} is {names[0]}, and {mapping[names[1]]} before")
     return mapping
 
 

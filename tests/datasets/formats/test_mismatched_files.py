@@ -93,6 +93,14 @@ def test_an_image_with_a_mistake_is_reported_once(tmp_path: Path):
         ("audiocaps", AUDIOCAPS.replace(",20,", ",soon,"), "line 2: 'start_time' is 'soon', expected seconds"),
         ("audiocaps", "", "is empty \\(0 bytes\\)"),
         ("audiocaps", "<!DOCTYPE html><html>", "is a web page"),
+        ("audiocaps", AUDIOCAPS.replace("Gusts", "Gu\0ts"), "line 4: has a zero byte, as in a damaged file"),
+        ("mosei_list", [{"video_id": "a_1", "sent": 10**400}], "record 0: 'sent' is the number 1"),
+        (
+            "ocrvqa",
+            {"1": {"imageURL": "2.jpg", "questions": ["q"], "answers": 3, "split": 1}},
+            "'answers' is the number 3",
+        ),
+        ("vqa_converted", [{"image": "a.jpg", "question": "?", "answer": [10**400, None]}], "'answer' holds null"),
         ("mosei", "video,score\na,1\n", "expected a column 'label2b' .S3PRL. or 'annotation' .MMSA., found 'video'"),
     ],
 )
