@@ -19,6 +19,7 @@ from chatbridge.tasks.metrics.base import Score
 Array = NDArray[np.float64]
 Groups = Sequence[Hashable]
 
+FEWEST = 10  # items, or groups that are drawn together, from which a bootstrap says something
 RESAMPLES = 1000
 LEVEL = 0.95  # share of the resamples that an interval holds
 MOST_DRAWN = 2_000_000  # draws held in memory at once

@@ -13,10 +13,9 @@ from chatbridge.common.errors import DataError
 from chatbridge.report.comparison.items import Side, common_items, with_references
 from chatbridge.tasks.metrics.base import Item, Score
 from chatbridge.tasks.scoring import drawn_with, groups_of
-from chatbridge.tasks.statistics import RESAMPLES, SAME, Array, Outcomes, PairedDifference, mcnemar, paired
+from chatbridge.tasks.statistics import FEWEST, RESAMPLES, SAME, Array, Outcomes, PairedDifference, mcnemar, paired
 
 Verdict = Literal["A", "B", ""]
-FEWEST = 10  # items, or groups that are drawn together, from which a bootstrap says something
 
 
 class NotScored(DataError):

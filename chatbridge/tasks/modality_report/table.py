@@ -2,7 +2,8 @@
 
 A modality counts as used if the score with all media is higher than with that modality exchanged between questions,
 beyond what chance explains: the paired 95 % interval of the difference is above 0. Where nothing could be exchanged,
-removal decides instead. Removal alone is weaker evidence, as no prompt of the training looks like that.
+removal decides instead. Removal alone is weaker evidence, as no prompt of the training looks like that. Fewer than
+FEWEST questions, or groups that are resampled together, show nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from chatbridge.tasks.metrics.base import Score, Unit
 from chatbridge.tasks.modality_report.conditions import FULL, Condition
 from chatbridge.tasks.score_text import difference_interval_text, difference_text, is_percent, known, score_text
 from chatbridge.tasks.scoring import groups_of
-from chatbridge.tasks.statistics import interval, paired
+from chatbridge.tasks.statistics import FEWEST, interval, paired
 
 Verdict = Literal["used", "not shown", "harmful"]
 
@@ -51,7 +52,8 @@ def modality_table(
     """
     full = asked[0]
     table = {one.name: _line(full, one, resample_by) for one in asked}
-    uses = _uses(asked, table)
+    units = len(full.rows) if resample_by is None else len({*resample_by})
+    uses = _uses(asked, table, units)
     found: dict[str, Any] = {
         "metric": full.score.name,
         "unit": full.score.unit,
@@ -59,7 +61,7 @@ def modality_table(
         "count": len(full.rows),
         "conditions": table,
         "uses": uses,
-        "summary": _summary(uses, full.score.unit),
+        "summary": _summary(uses, full.score.unit, units),
     }
     if left_out:
         found["left_out"] = dict(left_out)
@@ -107,8 +109,11 @@ def _line(full: Asked, one: Asked, resample_by: Sequence[Hashable] | None) -> di
     }
 
 
-def _uses(asked: Sequence[Asked], table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Modality -> the condition that decides about it, and the verdict."""
+def _uses(asked: Sequence[Asked], table: Mapping[str, Mapping[str, Any]], units: int) -> dict[str, Any]:
+    """Modality -> the condition that decides about it, and the verdict.
+
+    units   questions, or groups of them that are drawn together: of a few every difference looks certain
+    """
     found: dict[str, Any] = {}
     for modality in dict.fromkeys(one.condition.modality for one in asked if one.condition is not None):
         name = next(name for kind in ("shuffled", "without") if (name := f"{kind}_{modality}") in table)
@@ -117,7 +122,7 @@ def _uses(asked: Sequence[Asked], table: Mapping[str, Mapping[str, Any]]) -> dic
             "condition": name,
             "difference": line["difference"],
             "interval": line["difference_interval"],
-            "verdict": _verdict(*line["difference_interval"]),
+            "verdict": _verdict(*line["difference_interval"]) if units >= FEWEST else "not shown",
         }
     return found
 
@@ -128,7 +133,7 @@ def _verdict(low: float | None, high: float | None) -> Verdict:
     return "harmful" if high is not None and high < 0 else "not shown"
 
 
-def _summary(uses: Mapping[str, Mapping[str, Any]], unit: Unit) -> str:
+def _summary(uses: Mapping[str, Mapping[str, Any]], unit: Unit, units: int) -> str:
     """One sentence: does the model use all of its modalities?"""
     used = [name for name, one in uses.items() if one["verdict"] == "used"]
     others = [name for name in uses if name not in used]
@@ -138,7 +143,8 @@ def _summary(uses: Mapping[str, Mapping[str, Any]], unit: Unit) -> str:
     lost = ", ".join(f"{name} {_points(one['difference'], one['interval'], unit)}" for name, one in uses.items())
     harmful = [name for name, one in uses.items() if one["verdict"] == "harmful"]
     more = f"; it answers better with {_listed(harmful)} of another question" if harmful else ""
-    return f"{start}{more} (lost with the modality exchanged or removed: {lost})"
+    few = "" if units >= FEWEST else f"; {units} independent questions are too few, {FEWEST} are needed"
+    return f"{start}{more} (lost with the modality exchanged or removed: {lost}){few}"
 
 
 def _points(difference: float | None, bounds: Sequence[float | None], unit: Unit) -> str:

@@ -82,3 +82,15 @@ def test_a_score_that_nothing_has_is_null():
     table = modality_table([asked(None, [None] * 4), asked(condition("without", "audio", 4), [None] * 4)], {})
     assert table["conditions"]["without_audio"]["difference"] is None and "unknown" in table["summary"]
     json.dumps(table, allow_nan=False)
+
+
+def test_a_few_questions_show_nothing():
+    """fails when one question that is right with its audio, and wrong without, proves that a model listens"""
+    ones, zeros = [1.0] * 12, [0.0] * 12
+    conditions = [asked(None, ones[:9]), asked(condition("without", "audio", 9), zeros[:9])]
+    table = modality_table(conditions, {})
+    assert table["uses"]["audio"]["verdict"] == "not shown"
+    assert table["summary"].endswith("; 9 independent questions are too few, 10 are needed")
+    conditions = [asked(None, ones), asked(condition("without", "audio", 12), zeros)]
+    assert modality_table(conditions, {})["uses"]["audio"]["verdict"] == "used"
+    assert modality_table(conditions, {}, ["a video"] * 12)["uses"]["audio"]["verdict"] == "not shown"
