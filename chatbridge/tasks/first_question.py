@@ -21,6 +21,7 @@ MOST_TRIED = 8  # questions, of which the first that can be read is used
 def task_problems(task: Task) -> Iterator[Problem]:
     """Problems of a task whose data set is open, by settings of the task. Reads no remote file and no media."""
     yield from _repeated_id(task)
+    yield from _dropped(task)
     if (item := _first_item(task)) is None:
         return
     for name, metric in task.metrics.items():
@@ -32,6 +33,15 @@ def task_problems(task: Task) -> Iterator[Problem]:
         except DataError as error:
             hint = "choose another metric, or the data that it is for"
             yield Problem("metrics", f"{name} cannot score the first question: {error}", hint=hint)
+
+
+def _dropped(task: Task) -> Iterator[Problem]:
+    """Modalities that are removed from questions which never have them."""
+    there = tuple(sorted(task.dataset.modalities))
+    for name in task.config.drop_media:
+        if name not in there:
+            message = f"removes {name}, which the questions do not have: they have {', '.join(there) or 'no media'}"
+            yield Problem("drop_media", message, allowed=there, hint="remove it: the scores are those with all media")
 
 
 def _repeated_id(task: Task) -> Iterator[Problem]:

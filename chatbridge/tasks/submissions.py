@@ -36,6 +36,8 @@ from chatbridge.tasks.metrics.shared import prompt_number
 Row = Mapping[str, Any]
 OF_OPTIONS = ("aokvqa_choice", "scienceqa")
 WITH_OPTIONS = ("choices", "mmbench")  # data sets whose questions have options
+WITHOUT_QUESTIONS = ("captions", "web_pairs")
+WITHOUT_CAPTIONS = ("questions", "choices", "mmbench", "mme", "statements")
 SubmissionFormat = Literal["vqa", "vizwiz", "gqa", "aokvqa_direct", "aokvqa_choice", "scienceqa", "pope", "captions"]
 
 
@@ -51,6 +53,11 @@ def submission_problem(form: SubmissionFormat, dataset: Choice[Dataset]) -> Prob
     if form in OF_OPTIONS and dataset.name not in WITH_OPTIONS:
         message = f"{form} needs questions with options, but the data set is {dataset.name!r}"
         return Problem("submission_format", message, hint=f"take a data set of {' or '.join(WITH_OPTIONS)}")
+    if dataset.name in (WITHOUT_CAPTIONS if form == "captions" else WITHOUT_QUESTIONS):
+        wanted = "captions" if form == "captions" else "answers to questions"
+        forms = [one for one in FORMATS if (one == "captions") != (form == "captions")]
+        message = f"{form} is a file of {wanted}, but the data set is {dataset.name!r}"
+        return Problem("submission_format", message, hint=f"remove it, or take {' or '.join(forms)}")
     if form == "vizwiz" and getattr(dataset.config, "format", None) != "vizwiz":
         return Problem("submission_format", "vizwiz needs a data set with format: vizwiz, which has a name per image")
     return None

@@ -59,3 +59,9 @@ def test_two_questions_with_one_id(node: dict[str, Any], monkeypatch: pytest.Mon
     monkeypatch.setattr(type(task.dataset), "sample_id", lambda self, index: "same")
     (problem,) = task_problems(task)
     assert problem.path == "dataset" and "questions 0 and 1 have the same id 'same'" in problem.message
+
+
+def test_a_modality_that_is_removed_in_vain(node: dict[str, Any]):
+    """fails when drop_media names a modality that no question has, and the ablation shows the scores with all media"""
+    (problem,) = task_problems(opened({**node, "drop_media": ["audio"]}))
+    assert problem.path == "drop_media" and "removes audio, which the questions do not have" in problem.message

@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from chatbridge.config.schema import parse
 from chatbridge.tasks.config import EvaluationConfig
 from chatbridge.tasks.metrics.base import METRICS
 from chatbridge.tasks.prediction_lines import items_of
-from chatbridge.tasks.submissions import write_submission_file
+from chatbridge.tasks.submissions import submission_problem, write_submission_file
 from tests.helpers.mini_questions import GQA
 
 
@@ -144,3 +145,11 @@ def test_the_scripts_of_open_answers_find_our_accuracy(answered: list[dict[str, 
     given = {one["questionId"]: one["prediction"] for one in written(tmp_path, "gqa", *rows)}
     ours = score("gqa_accuracy", rows, "gqa_accuracy")
     assert ours == sum(given[item["id"]] == item["references"][0] for item in rows) / 200 > 0
+
+
+@pytest.mark.parametrize("form, name, wanted", [("captions", "questions", "captions"), ("vqa", "captions", "answers")])
+def test_a_form_of_another_kind_is_refused(form: Any, name: str, wanted: str):
+    """fails when captions are written as answers for a server, or answers as captions"""
+    problem = submission_problem(form, SimpleNamespace(name=name, config=None))  # type: ignore[arg-type]
+    assert problem is not None and f"{form} is a file of {wanted}" in problem.message
+    assert submission_problem(form, SimpleNamespace(name="of_a_plugin", config=None)) is None  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from chatbridge.common.errors import MediaError, Problem, nearest
 from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Media
 from chatbridge.datasets.builders._annotation_file import AnnotationDataset, AnnotationFileConfig, R
+from chatbridge.datasets.builders._prompt_form import unknown_places
 from chatbridge.datasets.builders._prompts import QUESTION, prompt_problem, published_prompts, read_prompts
 from chatbridge.datasets.builders.base import draw
 from chatbridge.datasets.formats.records import AnnotationRecord
@@ -89,6 +90,8 @@ class AnnotatedMediaConfig(AnnotationFileConfig):
             yield Problem("prompt", f"{rule}: {prompt!r}")
         elif not prompt.strip():
             yield Problem("prompt", "is empty", hint="remove it, or write the text of the request")
+        else:
+            yield from unknown_places(prompt, (QUESTION,) if self.asks else (), self.modalities)
         if self.prompts is not None:
             yield Problem("prompts", "is not used beside `prompt`", hint="remove one of both")
 

@@ -11,6 +11,7 @@ from chatbridge.conversation.modalities import MODALITIES
 
 IMAGE = "<image>"
 PLACE = re.compile(r"<[A-Z]+>")
+ANY_PLACE = re.compile(r"<[A-Za-z][\w-]*>")
 
 
 def form_problems(
@@ -29,6 +30,22 @@ def form_problems(
     for place in optional:
         if form.count(place) > 1:
             yield Problem("prompt", f"has {form.count(place)} {place}, expected at most one")
+
+
+def unknown_places(prompt: str, fields: Sequence[str], modalities: Sequence[str]) -> Iterator[Problem]:
+    """Problems of a prompt with a place that no question fills, and that the model would read as text.
+
+    fields       its places for text
+    modalities   of the media of a question, which may have a marker
+    """
+    own = [MODALITIES.get(name).marker for name in modalities]
+    markers = {one.marker for one in MODALITIES} - {*own}
+    known = (*fields, *own)
+    for place in dict.fromkeys(ANY_PLACE.findall(prompt)):
+        if place in markers:
+            yield Problem("prompt", f"has {place}, but the questions have {' and '.join(modalities)}", allowed=known)
+        elif place not in known and (PLACE.fullmatch(place) or nearest(place, known)):
+            yield Problem("prompt", f"has no field {place}", allowed=known, nearest=nearest(place, known))
 
 
 def asked(form: str, media: Media | Sequence[Media], fields: Mapping[str, str]) -> Message:

@@ -122,13 +122,22 @@ def _parsed(text: str) -> Any:
 def read_grades(path: Path) -> dict[str, dict[str, Any]]:
     """Id -> its line, {"id", "prediction", "content"}. raises DataError for a file that has no grades"""
     try:
-        rows = read_json_lines(path).records
+        lines = read_json_lines(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    for number, row in enumerate(rows, start=1):
+    if lines.torn and not lines.records:
+        raise DataError(f"{path}: line {lines.torn[0]} is no JSON object, so this is no file of grades; {AGAIN}")
+    found: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(lines.records, start=1):
         if not all(isinstance(row.get(name), str) for name in ("id", "prediction", "content")):
             raise DataError(
                 f"{path}: line {number} is no grade, which has the texts id, prediction and content; "
                 "`chatbridge review grade` writes them"
             )
-    return {row["id"]: row for row in rows}
+        first = found.setdefault(row["id"], row)
+        if (first["prediction"], first["content"]) != (row["prediction"], row["content"]):
+            raise DataError(
+                f"{path}: line {number} is another grade of {row['id']!r}; remove one of them, or {AGAIN} and "
+                "--overwrite"
+            )
+    return found

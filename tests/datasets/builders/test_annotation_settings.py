@@ -74,6 +74,15 @@ def test_one_prompt_in_place_of_a_list(tmp_path: Path):
         source = part(parse(part.Config, {**base, "annotations": file, "tag": tag, "prompt": prompt}), "x")
         assert source.record(0, np.random.default_rng(0)).conversation[0].text == text
     for builder, file, tag, settings, message in (
+        ("questions", asked, "ti-qa", {"prompt": "<QUESTION> <OPTIONS>"}, "prompt has no field <OPTIONS>"),
+        ("questions", asked, "ti-qa", {"prompt": "<imge> <QUESTION>"}, "prompt has no field <imge>"),
+        (
+            "questions",
+            asked,
+            "ti-qa",
+            {"prompt": "<video> <QUESTION>"},
+            "prompt has <video>, but the questions have image",
+        ),
         ("questions", asked, "ti-qa", {"prompt": "In a word:"}, "prompt has no <QUESTION>, the place of the question"),
         ("captions", told, "ti-cap", {"prompt": "<QUESTION>"}, "has <QUESTION>; nothing is asked: '<QUESTION>'"),
         ("captions", told, "ti", {"prompt": "x"}, "is not used: the tag 'ti' takes its text from the annotations"),
