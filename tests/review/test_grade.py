@@ -10,7 +10,7 @@ import pytest
 
 from chatbridge import __main__ as commands
 from chatbridge.common.errors import ConfigError, DataError
-from chatbridge.tasks.metrics.judge import verdict
+from chatbridge.tasks.metrics.judge import read_grades, verdict
 from tests.helpers.judge_server import judge_server
 from tests.helpers.review_files import ReviewWorld
 
@@ -120,3 +120,16 @@ def test_a_judge_that_fails_loses_its_answers_only(world: ReviewWorld, capsys: p
 def test_verdicts(content: str, expected: tuple[bool, float] | None):
     """fails when a usual spelling is lost, or something else than one clear verdict is taken for one"""
     assert verdict(content) == expected
+
+
+def test_two_grades_of_one_answer_are_refused(tmp_path: Path):
+    """fails when the last of two different grades counts silently, or a file without grades reads as an empty one"""
+    first = {"id": "a", "prediction": "x", "content": YES}
+    path = write(tmp_path / "grades.jsonl", [first, {"id": "b", "prediction": "y", "content": NO}, first])
+    assert list(read_grades(path)) == ["a", "b"]
+    write(path, [first, {**first, "content": NO}])
+    with pytest.raises(DataError, match="line 2 is another grade of 'a'; remove one of them"):
+        read_grades(path)
+    path.write_text("<html>moved</html>")
+    with pytest.raises(DataError, match="line 1 is no JSON object, so this is no file of grades"):
+        read_grades(path)
