@@ -85,8 +85,11 @@ def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     if args.references is not None:
         raise ConfigError([Problem("--references", "is for a file of predictions", hint="name the file, not a folder")])
     nodes = _nodes(folder)
-    results: dict[str, Any] = dict(read_metrics(folder / METRICS)) if (folder / METRICS).is_file() else {}
+    if not nodes and (files := sorted(folder.glob(predictions_path(folder, "*").name))):
+        hint = f"score a file: chatbridge score {files[0]} --metrics ...; or copy {RESOLVED} of the evaluation here"
+        raise DataError(f"{folder} has no {RESOLVED}, which names the tasks of its predictions; {hint}")
     names = [name for name in nodes if predictions_path(folder, name).is_file()]
+    results = _known_results(folder, is_replaced={*(names if args.task is None else [args.task])} == {*nodes})
     if args.task is not None and args.task not in names:
         raise ConfigError([_no_task(args.task, names, folder)])
     if not names:
@@ -108,6 +111,24 @@ def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         receipt.write(folder)
         print("\n".join(receipt_lines(folder, receipt, tasks)))
     return found
+
+
+def _known_results(folder: Path, is_replaced: bool) -> dict[str, Any]:
+    """Task -> its entry of metrics.json; {} without one, and for a broken one if every task is scored again.
+
+    raises   DataError for a broken one otherwise
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return {}
+    try:
+        return dict(read_metrics(path))
+    except DataError as error:
+        if not is_replaced:
+            hint = "remove it and score all tasks: those without predictions have to be evaluated again"
+            raise DataError(f"{error}; {hint}") from None
+        print(f"{error}; it is written again from the predictions of all tasks")
+        return {}
 
 
 def receipt_lines(folder: Path, receipt: Receipt, names: Collection[str]) -> list[str]:

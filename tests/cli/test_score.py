@@ -234,3 +234,20 @@ def test_a_folder_without_evaluation(tmp_path: Path):
     """fails when a folder that holds no predictions gives a traceback"""
     with pytest.raises(DataError, match="has no predictions_<task>.jsonl"):
         score(tmp_path)
+
+
+def test_a_folder_that_lost_a_file_says_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]):
+    """fails when a torn metrics.json, which scoring writes, ends scoring, or a missing resolved.yaml reads as missing
+    predictions"""
+    whole = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").write_text(whole[:40])
+    with pytest.raises(DataError, match=r"metrics.json: .*remove it and score all tasks"):
+        score(folder, "--task", "qa")
+    score(folder)
+    assert (folder / "metrics.json").read_text() == whole
+    assert "it is written again from the predictions of all tasks" in capsys.readouterr().out
+    (folder / "resolved.yaml").unlink()
+    with pytest.raises(
+        DataError, match=r"has no resolved.yaml.*score a file: chatbridge score .*predictions_cap.jsonl"
+    ):
+        score(folder)
