@@ -87,7 +87,7 @@ def score_folder(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     nodes = _nodes(folder)
     if not nodes and (files := sorted(folder.glob(predictions_path(folder, "*").name))):
         hint = f"score a file: chatbridge score {files[0]} --metrics ...; or copy {RESOLVED} of the evaluation here"
-        raise DataError(f"{folder} has no {RESOLVED}, which names the tasks of its predictions; {hint}")
+        raise DataError(f"{folder} has no {RESOLVED} that names the tasks of its predictions; {hint}")
     names = [name for name in nodes if predictions_path(folder, name).is_file()]
     results = _known_results(folder, is_replaced={*(names if args.task is None else [args.task])} == {*nodes})
     if args.task is not None and args.task not in names:

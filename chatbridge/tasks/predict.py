@@ -133,4 +133,5 @@ def _prediction(question: Question, answer: GeneratedAnswer | None, folder: Draw
     row |= {"prediction": "" if answer is None else answer.text, "references": list(question.references)}
     row |= {} if answer is None else folder.fields(question.index, answer)
     row |= {} if question.problem is None else {"problem": question.problem}
+    row |= {} if question.without_sound is None else {"without_sound": question.without_sound}
     return {**row, "details": dict(question.details)}

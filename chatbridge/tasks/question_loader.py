@@ -40,6 +40,7 @@ class Question:
 
     text     text of its last turn
     problem  why it cannot be answered; None if it can
+    without_sound  why its prompt says that the video has no sound; None if all media are there
     measured name -> ids of a text whose likelihood as an answer is measured
     """
 
@@ -49,6 +50,7 @@ class Question:
     references: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    without_sound: str | None = None
     measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -178,7 +180,9 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
         except MediaError as error:  # the references stay: the question is in the denominator of every score
             return replace(question, problem=str(error)), None, None
         sample = Sample(record.id, name, decoded.conversation, decoded.media, decoded.without_sound)
-        return replace(question, text=decoded.conversation[-1].text, measured=measured), sample, tokens
+        silent = decoded.without_sound
+        asked = replace(question, text=decoded.conversation[-1].text, measured=measured, without_sound=silent)
+        return asked, sample, tokens
 
     def _measured(self, conversation: Conversation, question: Question, length: int) -> dict[str, tuple[int, ...]]:
         """Name -> ids of the texts whose likelihood is measured after a prompt of `length` tokens.

@@ -27,6 +27,7 @@ NO_GROUP = "(none)"  # group of the items without a field
 
 log = get_logger(__name__)
 MOST_REASONS = 20  # different reasons in a file of scores; the others are counted together
+WITHOUT_SOUND = "asked without the sound of the video"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 QUOTED = r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
 NOT_FOUND = re.compile(rf"(no \w+ file) for {QUOTED}(?: or {QUOTED})*( in .*?)(?: \(tried it as it is .*)?$", re.DOTALL)
@@ -71,8 +72,10 @@ class Scored:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How the answers were read, of all metrics that tell."""
+        """How the answers were read, of all metrics that tell, and how many were given without a video's sound."""
         found: dict[str, int] = {}
+        if silent := sum(item.problem is None and _is_silent(item) for item in self.items):
+            found[WITHOUT_SOUND] = silent
         for metric in self.metrics.values():
             found |= metric.counts([self.items[at] for at in _kept(metric, self.items)])
         return found
@@ -221,6 +224,12 @@ def _expanded(score: Score, at: list[int], count: int) -> Score:
 def _is_wordless(references: Sequence[str]) -> bool:
     """Whether there are references, but no letter or digit in any of them."""
     return bool(references) and not any(letter.isalnum() for one in references for letter in one)
+
+
+def _is_silent(item: Item) -> bool:
+    """Whether the prompt said that the video has no sound, as an evaluation writes it into the line."""
+    reason = item.row.get("without_sound")
+    return isinstance(reason, str) and bool(reason.strip())
 
 
 def _has_equal_options(options: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -262,3 +263,17 @@ def test_report_settings_name_two_modalities():
     assert misspelled.path == "answer_parts" and misspelled.nearest == "audio"
     (single,) = ReportSettings(answer_parts=("video",)).problems()
     assert "has 1 entries, expected 2 or none" in single.message
+
+
+def test_a_video_whose_sound_is_missing_is_counted(world, tmp_path):
+    """fails when questions about video and audio are scored without the audio, and nothing tells"""
+    shutil.copytree(world.folder / "audios", tmp_path / "audios")
+    (tmp_path / "audios/v1.wav").unlink()
+    dataset = {**world.tasks()["joint_qa"]["dataset"], "audio_folder": str(tmp_path / "audios")}
+    questions = task(world, "joint_qa", dataset=dataset)
+    rows = predictions_of(questions, FixedAnswers(["red"]))
+    silent = {row["id"]: row["without_sound"] for row in rows if "without_sound" in row}
+    assert list(silent) == ["v1"] and "no such file" in silent["v1"]
+    found = results_of(questions, rows)
+    assert found["answers"] == {"asked without the sound of the video": 1} and found["unreadable"] == 0
+    assert "asked without the sound of the video 1" in summary_line("joint_qa", found)

@@ -118,11 +118,12 @@ def _uses(asked: Sequence[Asked], table: Mapping[str, Mapping[str, Any]], units:
     for modality in dict.fromkeys(one.condition.modality for one in asked if one.condition is not None):
         name = next(name for kind in ("shuffled", "without") if (name := f"{kind}_{modality}") in table)
         line = table[name]
+        is_sure = units >= FEWEST and not line.get("unreadable")  # which count as wrong, whatever the model uses
         found[modality] = {
             "condition": name,
             "difference": line["difference"],
             "interval": line["difference_interval"],
-            "verdict": _verdict(*line["difference_interval"]) if units >= FEWEST else "not shown",
+            "verdict": _verdict(*line["difference_interval"]) if is_sure else "not shown",
         }
     return found
 

@@ -94,3 +94,11 @@ def test_a_few_questions_show_nothing():
     conditions = [asked(None, ones), asked(condition("without", "audio", 12), zeros)]
     assert modality_table(conditions, {})["uses"]["audio"]["verdict"] == "used"
     assert modality_table(conditions, {}, ["a video"] * 12)["uses"]["audio"]["verdict"] == "not shown"
+
+
+def test_questions_that_a_removal_makes_unreadable_prove_nothing():
+    """fails when a file that cannot be read without the video counts as a question that needs the video"""
+    blind = asked(condition("without", "video", 40), BLIND)
+    blind = Asked(blind.condition, [{**blind.rows[0], "problem": "no such file"}, *blind.rows[1:]], blind.score)
+    table = modality_table([asked(None, RIGHT), blind], {})
+    assert table["conditions"]["without_video"]["unreadable"] == 1 and table["uses"]["video"]["verdict"] == "not shown"
