@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chatbridge.common.errors import Problem, nearest
+from chatbridge.common.errors import ConfigError, Problem, nearest
 from chatbridge.config.schema import Choice
 from chatbridge.datasets.config import DataConfig
 from chatbridge.datasets.order.mixture import Mixture
@@ -12,7 +12,7 @@ from chatbridge.experiment.training_tasks import tasks_during_training
 from chatbridge.runners.config import RunConfig
 from chatbridge.tasks.base import Task
 from chatbridge.tasks.config import EvaluationConfig
-from chatbridge.tasks.metric_settings import score_names
+from chatbridge.tasks.metric_settings import built_metrics, score_names
 
 
 def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
@@ -25,6 +25,7 @@ def watching_problems(data: DataConfig, run: RunConfig, evaluation: EvaluationCo
         message = "validation/loss is the name of the loss over all sources; choose another name for this source"
         yield Problem("data.sources.loss", message)
     yield from evaluate_problems(run, evaluation)
+    yield from later_problems(run, evaluation)
     yield from best_problems(data, run, evaluation)
 
 
@@ -77,6 +78,19 @@ def evaluate_problems(run: RunConfig, evaluation: EvaluationConfig) -> Iterator[
         if name not in names:
             message = f"there is no task named {name!r} in evaluation.tasks"
             yield Problem("run.evaluate.tasks", message, allowed=names, nearest=nearest(name, names))
+
+
+def later_problems(run: RunConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
+    """Metrics that would end the training at its first evaluation, since nobody has graded its answers."""
+    for name, task in tasks_during_training(run, evaluation).items():
+        try:
+            metrics = built_metrics(task.config.metric_settings)
+        except ConfigError:  # reported with the task
+            continue
+        for metric in (one for one, part in metrics.items() if part.scores_later):
+            message = f"{metric} scores answers from a file that is made of them afterwards, not during a training"
+            hint = f"leave {metric} out, and score a folder of the training's evaluation/ with it"
+            yield Problem(f"evaluation.tasks.{name}.metrics", message, hint=hint)
 
 
 def scores_of(task: Choice[Task]) -> tuple[str, ...]:

@@ -169,3 +169,12 @@ def test_two_processes_ask_the_same(world, tmp_path):
     ]
     assert ids[0] == ids[1] and len(ids[0]) == 3
     assert [line["step"] for line in lines(tmp_path / "two")] == [2, 4]
+
+
+def test_a_judge_has_no_grades_during_a_training(world, tmp_path):
+    """fails when a training ends at its first evaluation, hours later, because its answers are not graded"""
+    (tmp_path / "grades.jsonl").write_text("")
+    config = experiment(world, tmp_path, "image_qa", evaluate={"every": 2})
+    config["evaluation"]["tasks"]["image_qa"]["metrics"] = {"judge": {"file": str(tmp_path / "grades.jsonl")}}
+    with pytest.raises(ConfigError, match="image_qa.metrics(?s:.*)not during a training(?s:.*)leave judge out"):
+        open_data(open_config(Experiment, write_yaml(tmp_path / "x.yaml", config), []))

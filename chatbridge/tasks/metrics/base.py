@@ -111,6 +111,7 @@ class Metric(ABC):
     # scoring again needs Java, a model, or a file made for these very answers: comparisons take the stored values
     is_costly: bool = False
     has_corpus_statistics: bool = False  # an item's value depends on the other items: groups are scored anew
+    scores_later: bool = False  # from a file made of these very answers by another command: a training cannot have it
     checks_alone: bool = True  # whether one item can be scored alone, which checks a task before it asks anything
     Config: type[Any]
     config: Any

@@ -34,6 +34,7 @@ class JudgeMetric(Metric):
     """
 
     is_costly = True
+    scores_later = True
     checks_alone = False
 
     @dataclass(frozen=True, kw_only=True)
