@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from chatbridge.common.errors import DataError
+from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.safe_files import replace_bytes
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Drawing, Message, Part, Text
 from chatbridge.models.drawing.answers import all_drawn
 from chatbridge.models.drawing.artist import NO_GENERATOR, UNFINISHED, Artist, Drawn
+from chatbridge.processors.image_file import read_image
 
 SUFFIX = ".drawings"
 OF_A_DRAWING = re.compile(r"\d+_\d+\.png")
@@ -143,10 +143,10 @@ def image_of(folder: Path, part: Mapping[str, Any]) -> Tensor | None:
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
         raise DataError(f"{path}: the image of an answer is not there; run the evaluation again")
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)  # [3, H, W]
+    try:
+        return torch.from_numpy(read_image(path)).permute(2, 0, 1)  # [3, H, W]
+    except MediaError as error:
+        raise DataError(f"the image of an answer cannot be read; run the evaluation again: {error}") from error
 
 
 def _drawing(drawn: Drawn, path: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ The supervised answer is the letter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Any, ClassVar, Literal
@@ -36,7 +36,6 @@ from chatbridge.datasets.media_paths import find_media, media_path
 FormatName = Literal["aokvqa", "scienceqa", "omnibench", "worldsense", "daily_omni", "av_odyssey", "xmodbench"]
 HINT, OPTIONS = "<HINT>", "<OPTIONS>"
 LETTER, TEXT = "{letter}", "{text}"
-FOLDERS = ("image", "video", "audio")
 
 
 @BUILDERS.register("choices")
@@ -64,19 +63,25 @@ class Choices(AnnotationDataset[ChoiceRecord]):
         option_separator: str = "\n"  # between two options
         rotate: bool = False  # ask each question once per option, with the options rotated (circular evaluation)
 
+        @property
+        def in_folders(self) -> tuple[str, ...]:
+            """The modalities that have a folder among these settings."""
+            names = (one.name for one in fields(self))
+            return tuple(name.removesuffix("_folder") for name in names if name.endswith("_folder"))
+
         def problems(self) -> Iterator[Problem]:
             yield from super().problems()
             if self.splits is not None and (problem := missing_path(self.splits, "file")):
                 yield replace(problem, path="splits")
             for name in self.media:
-                if name not in FOLDERS:
+                if name not in self.in_folders:
                     message = f"has {name!r}, which is not looked up in a folder"
-                    yield Problem("media", message, allowed=FOLDERS, nearest=nearest(name, FOLDERS))
+                    yield Problem("media", message, allowed=self.in_folders, nearest=nearest(name, self.in_folders))
             yield from self._folder_problems()
-            own = () if self.format in PLACED_FORMATS else tuple(name for name in self.media if name in FOLDERS)
+            own = () if self.format in PLACED_FORMATS else tuple(name for name in self.media if name in self.in_folders)
             markers = [MODALITIES.get(name).marker for name in own]
             yield from form_problems(self.prompt, (QUESTION,), (HINT, OPTIONS), markers)
-            for marker in [MODALITIES.get(name).marker for name in FOLDERS if name not in own]:
+            for marker in [MODALITIES.get(name).marker for name in self.in_folders if name not in own]:
                 if marker not in self.prompt:
                     continue
                 if self.format in PLACED_FORMATS:
@@ -90,7 +95,9 @@ class Choices(AnnotationDataset[ChoiceRecord]):
 
         def _folder_problems(self) -> Iterator[Problem]:
             unused = f"`media` is {', '.join(self.media)}"
-            yield from folder_problems(self, FOLDERS, self.media, "the questions have {} files (`media`)", unused)
+            yield from folder_problems(
+                self, self.in_folders, self.media, "the questions have {} files (`media`)", unused
+            )
 
     config: Config
     record_type = ChoiceRecord
@@ -131,9 +138,9 @@ class Choices(AnnotationDataset[ChoiceRecord]):
         return Record(self.sample_id(index), messages, references, self.details(index))
 
     def conversation(self, record: ChoiceRecord, rng: np.random.Generator) -> tuple[Conversation, tuple[str, ...]]:
-        fields = {HINT: record.hint, QUESTION: record.question, OPTIONS: self._listed(record)}
+        texts = {HINT: record.hint, QUESTION: record.question, OPTIONS: self._listed(record)}
         media = self._media(record)
-        turn = asked(self.config.prompt, () if record.placed else media, fields)
+        turn = asked(self.config.prompt, () if record.placed else media, texts)
         parts = placed(turn.parts, media) if record.placed else turn.parts
         return answered(_letter(record), *parts), self.answers(record)
 

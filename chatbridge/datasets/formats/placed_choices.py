@@ -30,14 +30,15 @@ from chatbridge.datasets.formats.records import ChoiceRecord, Format, each_row
 MARK = re.compile(r"<([a-z]+) (\d+)>")
 TAG = re.compile(r"\[(img|audio|video)(\d+)\]")
 OF_TAG = {"img": "image", "audio": "audio", "video": "video"}
-OF_INPUT = {"text": None, "audio": "audio", "image": "image", "vision": "image", "video": "video"}
+VISION, TEXT = "vision", "text"  # inputs of XModBench beside the modalities
+INPUTS = (*OF_TAG.values(), VISION, TEXT)
 FAMILIES = {"speech": "linguistic", "external": "knowledge", "exteral": "knowledge"}  # folder -> name in its paper
 # of the paths in XModBench's files; what is before it belongs to the machine that wrote them
 ROOT = re.compile(r"^(?:.*/)?Data/", re.DOTALL)
 
 
 def _av_odyssey(fields: Fields) -> ChoiceRecord:
-    files = {name: found for name in ("image", "audio", "video") if (found := _numbered_files(fields, name))}
+    files = {name: found for name in OF_TAG.values() if (found := _numbered_files(fields, name))}
     question = _marked(fields.text("question").strip())
     options = tuple(map(_marked, lettered_options(fields, "options")))
     return ChoiceRecord(
@@ -110,12 +111,12 @@ def _subject(fields: Fields) -> dict[str, str]:
 def _input(fields: Fields, files: dict[str, list[str]]) -> str:
     """The text of an input, or the mark of its file, which is added to `files`. raises BadRecord"""
     kind = fields.text("modality").lower()
-    if kind not in OF_INPUT:
-        raise BadRecord(f"'modality' is {fields.text('modality')!r}, expected one of {', '.join(OF_INPUT)}")
-    value, modality = "".join(fields.answers("input")).strip(), OF_INPUT[kind]
+    if kind not in INPUTS:
+        raise BadRecord(f"'modality' is {fields.text('modality')!r}, expected one of {', '.join(INPUTS)}")
+    value, modality = "".join(fields.answers("input")).strip(), "image" if kind == VISION else kind
     if not value:
         raise BadRecord(f"'input' of the modality {kind} is empty")
-    if modality is None:
+    if modality == TEXT:
         return value
     ending = value.rpartition(".")[2].lower()
     if modality == "image" and ending in MODALITIES.get("video").endings.lookup:

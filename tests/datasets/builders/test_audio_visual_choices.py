@@ -170,7 +170,7 @@ def test_xmodbench_in_lines(tmp_path: Path):
         ),
         (
             lambda at: xmodbench_node(at, replaced(XMODBENCH, (0, "options", "B", "modality"), "Smell")),
-            "'modality' is 'Smell', expected one of text, audio, image, vision, video",
+            "'modality' is 'Smell', expected one of image, audio, video, vision, text",
         ),
     ],
 )  # fmt: skip
