@@ -176,14 +176,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except (ConfigError, DataError, MediaError, TrainingError) as error:
         if os.environ.get("CHATBRIDGE_TRACEBACK") == "1":
             raise
-        rank, local_rank = os.environ.get("RANK"), os.environ.get("LOCAL_RANK", "0")
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if isinstance(error, ConfigError):
-            if local_rank == "0":
-                print(f"chatbridge: {error}\n", file=sys.stderr, flush=True)
-        else:
-            words = hidden(str(error))
-            print(f"chatbridge{f' (rank {rank})' if several else ''}: {words}", file=sys.stderr, flush=True)
+        if not isinstance(error, ConfigError):
+            print_once(error)
+        elif os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"chatbridge: {error}\n", file=sys.stderr, flush=True)
         raise SystemExit(1 if isinstance(error, TrainingError) else 2) from None
     except RuntimeError as error:
         rank = os.environ.get("RANK", "0")
@@ -195,6 +191,16 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("chatbridge: stopped", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
+
+
+def print_once(error: DataError | MediaError | TrainingError) -> None:
+    """Print the message of an error to stderr, with the rank where there are several, unless that was done before."""
+    if getattr(error, "is_printed", False):
+        return
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rank = f" (rank {os.environ.get('RANK')})" if several else ""
+    print(f"chatbridge{rank}: {hidden(str(error))}", file=sys.stderr, flush=True)
+    error.is_printed = True  # type: ignore[union-attr]
 
 
 def _accept_all_characters() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from chatbridge.common.dist import Dist
-from chatbridge.common.errors import TrainingError
+from chatbridge.common.errors import DataError, MediaError, TrainingError, print_once
 from chatbridge.common.log import get_logger
 from chatbridge.common.lost_ranks import NEXT_STEP, is_lost_connection
 from chatbridge.common.safe_files import replace_text
@@ -98,6 +98,8 @@ class Watchdog(Watcher):
         text = f"rank {self.dist.rank} ended in {place(phase, step)}: {type(error).__name__}: {first}"
         self._last_words(text)
         if self.board is not None:
+            if isinstance(error, (DataError, MediaError, TrainingError)) and "CHATBRIDGE_TRACEBACK" not in os.environ:
+                print_once(error)  # once the others follow it, torchrun may end this process at any moment
             self.board.claim("failure", text)
             self._wait_for_all()  # torchrun ends the others as soon as this process has ended
 
