@@ -40,9 +40,15 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "video": ["av>=17", f"decord; {DECORD_HAS_A_WHEEL}"],  # PyAV reads everywhere; decord where it exists
     "torchcodec": ["torchcodec>=0.17"],  # needs torch>=2.11, and FFmpeg with shared libraries on the system
     "audio": ["soundfile", "torchaudio"],
-    "serve": ["gradio>=5"],
+    "serve": [
+        "gradio>=6",
+        "fastapi",
+        "uvicorn",
+        "httpx",
+        "prometheus-client",
+    ],  # the demo; the OpenAI-compatible server
     "remote": ["s3fs"],  # s3:// shards; http(s):// and pipe: need nothing
-    "quantized": ["bitsandbytes>=0.46", "accelerate"],  # on its own: above all of use on a GPU
+    "quantized": ["bitsandbytes>=0.46", "accelerate", "torchao>=0.15"],  # on its own: above all of use on a GPU
     "adapters": ["peft>=0.17"],  # LoRA, and QLoRA together with `quantized`
     "tracking": ["wandb", "mlflow-skinny"],  # run.trackers
     "review": ["openai"],  # chatbridge review judge
@@ -53,6 +59,8 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "metrics": ["jiwer>=4", "rapidfuzz"],  # word error rate, ANLS
     "dev": [
         "bitsandbytes>=0.46",
+        "torchao>=0.15",
+        "playwright",  # the demo's tests in a real browser; they run where Chromium is installed too
         "peft>=0.17",
         "wandb",
         "mlflow-skinny",

@@ -7,6 +7,10 @@ from types import ModuleType
 
 EXTRAS = {  # importable module -> extra in setup.py
     "gradio": "serve",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "httpx": "serve",
+    "prometheus_client": "serve",
     "decord": "video",
     "av": "video",
     "torchcodec": "torchcodec",
@@ -14,6 +18,7 @@ EXTRAS = {  # importable module -> extra in setup.py
     "torchaudio": "audio",
     "s3fs": "remote",
     "bitsandbytes": "quantized",
+    "torchao": "quantized",
     "peft": "adapters",
     "wandb": "tracking",
     "mlflow": "tracking",
@@ -28,6 +33,7 @@ EXTRAS = {  # importable module -> extra in setup.py
 DISTRIBUTIONS = {
     "mlflow": "mlflow-skinny",
     "sklearn": "scikit-learn",
+    "prometheus_client": "prometheus-client",
 }  # importable module -> package that brings it, where the names differ
 
 

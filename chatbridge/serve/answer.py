@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from chatbridge.common.text_repair import is_valid, repaired
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Drawing, Message, Part, Text
 from chatbridge.models.drawing.artist import Drawn
+from chatbridge.serve.request import Finish, Timing, TokenLogprob, Usage
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Answer:
     is_cut   True for an answer that ended because it reached the longest length, or the end of the context
     rendering  the caption of the image that is being rendered; it joins `parts` together with its image
     rendered  its finished share, 0 to 1; it stays 0 for a generator that does not report it
+    finish    why a complete answer ended
+    logprobs  of its tokens, where the request asked for them
+    usage, timing  what was counted so far
     """
 
     parts: tuple[Part, ...]
@@ -31,6 +35,10 @@ class Answer:
     is_cut: bool = False
     rendering: str | None = None
     rendered: float = 0.0
+    finish: Finish | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    timing: Timing = field(default_factory=Timing)
 
     @property
     def text(self) -> str:
