@@ -32,6 +32,9 @@ class RequestSettings:
             raise ValueError(f"time_limit_s is {self.time_limit_s}, expected a number above 0")
 
 
+PLAIN = RequestSettings()  # a request that asks for nothing special
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """The log-probability of a generated token under the model, before temperature and penalties.
@@ -78,4 +81,4 @@ class Timing:
         return (num_tokens - 1) / (self.total_s - self.first_token_s)
 
 
-__all__ = ["Finish", "RequestSettings", "Timing", "TokenLogprob", "Usage"]
+__all__ = ["PLAIN", "Finish", "RequestSettings", "Timing", "TokenLogprob", "Usage"]
