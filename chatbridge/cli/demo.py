@@ -15,9 +15,9 @@ from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.extras import need
 from chatbridge.experiment.build import plan_chat
 from chatbridge.experiment.open import as_trained, config_of, open_chat, task_nodes
-from chatbridge.serve.demo_examples import find_examples
+from chatbridge.serve.demo.examples import find_examples
+from chatbridge.serve.demo.gradio_app import build_app, launch
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.gradio_app import build_app, launch
 from chatbridge.serve.moved_files import hint_moved_files
 
 logger = log.get_logger("demo")

@@ -26,8 +26,8 @@ from chatbridge.experiment.open import open_config
 from chatbridge.experiment.roots import PARTS, Experiment
 from chatbridge.models.language import GenerateOptions
 from chatbridge.report.run_files import read_task_nodes
+from chatbridge.serve.demo.gradio_app import _uploads
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.gradio_app import _uploads
 from chatbridge.serve.session import ask
 from tests.helpers.mini_world import write_language_model, write_yaml
 from tests.helpers.tiny_media import jpeg, write_json, write_tar

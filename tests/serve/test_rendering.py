@@ -21,10 +21,10 @@ from chatbridge.models.generators import RenderError
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.context_length import NoAnswer
+from chatbridge.serve.demo.page_content import messages_of
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.drawn_files import DrawnFiles
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.page_content import messages_of
 from chatbridge.serve.rendering import progress_of
 from chatbridge.serve.session import ChatTurn, ask, check_size, conversation_of
 from tests.helpers.serve_parts import ChatWorld

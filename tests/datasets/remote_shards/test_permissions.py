@@ -18,7 +18,7 @@ from chatbridge.datasets.remote_shards.permissions import VARIABLE, no_remote_ac
 from chatbridge.experiment.open import task_nodes
 from chatbridge.report.examples import find_examples as report_examples
 from chatbridge.report.run_folders import read_runs
-from chatbridge.serve.demo_examples import find_examples
+from chatbridge.serve.demo.examples import find_examples
 from tests.helpers.mini_world import MiniWorld, write_yaml
 from tests.helpers.report_parts import write_runs
 from tests.helpers.tiny_media import write_json

@@ -22,8 +22,8 @@ from chatbridge.experiment.open import open_chat
 from chatbridge.models.drawing.artist import Artist, drawing_seed
 from chatbridge.models.generators.diffusion import Diffusion
 from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.demo.gradio_app import build_app, launch
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.gradio_app import build_app, launch
 from tests.helpers.serve_parts import ChatWorld
 from tests.helpers.slow_generator import SlowGenerator, dictate
 from tests.helpers.tiny_pipelines import SIDE, tiny_sdxl

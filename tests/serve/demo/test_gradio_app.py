@@ -15,9 +15,9 @@ import pytest
 from chatbridge.cli import demo
 from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.open import task_nodes
-from chatbridge.serve.demo_examples import find_examples
-from chatbridge.serve.gradio_app import build_app, launch, options_of
-from chatbridge.serve.page_content import as_text, media_list, messages_of
+from chatbridge.serve.demo.examples import find_examples
+from chatbridge.serve.demo.gradio_app import build_app, launch, options_of
+from chatbridge.serve.demo.page_content import as_text, media_list, messages_of
 from chatbridge.serve.session import ChatTurn
 from chatbridge.serve.upload_parts import Attachment
 from tests.helpers.serve_parts import ChatWorld

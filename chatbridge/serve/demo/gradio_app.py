@@ -12,9 +12,9 @@ from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import MB, ChatLimits
-from chatbridge.serve.demo_examples import DemoExample
+from chatbridge.serve.demo.examples import DemoExample
+from chatbridge.serve.demo.page_content import ContentPolicy, media_list, messages_of
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.page_content import ContentPolicy, media_list, messages_of
 from chatbridge.serve.session import ChatTurn, Session, ask
 
 TITLE = "ChatBridge"
