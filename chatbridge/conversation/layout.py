@@ -52,6 +52,21 @@ class Layout:
         self._encode = SegmentCache(tokenizer.encode)
         added = getattr(tokenizer, "added_ids", {})  # of model.added_tokens, by name
         self._specials = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, **added}
+        self._further_stops: tuple[str, ...] = ()
+
+    def stopping_at(self, strings: Sequence[str]) -> Layout:
+        """The same layout for reading answers that end at these strings too; prompts have nothing to do with them."""
+        if not strings:
+            return self
+        made = copy(self)
+        made.__dict__.pop("stops", None)  # the cached property of this layout
+        made._further_stops = (*self._further_stops, *strings)
+        return made
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Strings that end an answer: those of the template, and further ones."""
+        return (*self.template.stops, *self._further_stops)
 
     def sharing(self, wrap: Callable[[Encode], Encode]) -> Layout:
         """The same layout, whose texts are tokenized by `wrap(encode)`, which gives the same ids."""
@@ -193,13 +208,13 @@ class Layout:
     def _until_stop(self, ids: Sequence[int]) -> tuple[str, bool]:
         """The text before the first stop string, and whether there was one."""
         text = self.template.answer_text(self.tokenizer.decode(list(ids)))
-        ends = [text.find(stop) for stop in self.template.stops if stop in text]
+        ends = [text.find(stop) for stop in self.stop_strings if stop in text]
         return text[: min(ends, default=len(text))], bool(ends)
 
     @cached_property
     def stops(self) -> Stops:
         """What ends an answer: id sequences, and the stop strings as text, whatever tokens they consist of."""
-        return Stops(self.stop_ids, self.template.stops, self.tokenizer.decode)
+        return Stops(self.stop_ids, self.stop_strings, self.tokenizer.decode)
 
     @cached_property
     def stop_ids(self) -> tuple[tuple[int, ...], ...]:

@@ -63,7 +63,7 @@ def partial_parts(layout: Layout, ids: Sequence[int], drawn: Sequence[Drawn] = (
     parts = with_images(parts, drawn)
     if not parts or not isinstance(parts[-1], Text):
         return parts
-    text = _settled(parts[-1].text, layout.template.stops)
+    text = _settled(parts[-1].text, layout.stop_strings)
     return (*parts[:-1], Text(text)) if text else parts[:-1]
 
 

@@ -37,8 +37,11 @@ from chatbridge.serve.message_inputs import check_message, check_question, is_wa
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.prompt_cache import PromptCache
 from chatbridge.serve.rendering import progress_of
+from chatbridge.serve.request import RequestSettings
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia
 from chatbridge.serve.upload_reader import UploadReader
+
+NO_SETTINGS = RequestSettings()
 
 
 class ChatEngine:
@@ -156,9 +159,14 @@ class ChatEngine:
     def _media_of(self, path: Path) -> tuple[Media, ...]:
         return self.attach(path).media
 
-    def answer(self, conversation: Conversation, options: GenerateOptions | None = None) -> Answer:
+    def answer(
+        self,
+        conversation: Conversation,
+        options: GenerateOptions | None = None,
+        settings: RequestSettings = NO_SETTINGS,
+    ) -> Answer:
         """The complete answer to the last turn; see `stream`."""
-        *_, last = self.stream(conversation, options)
+        *_, last = self.stream(conversation, options, settings=settings)
         return last
 
     def parts(self, conversation: Conversation, options: GenerateOptions | None = None) -> Iterator[Part]:
@@ -179,9 +187,11 @@ class ChatEngine:
         conversation: Conversation,
         options: GenerateOptions | None = None,
         is_stopped: Callable[[], bool] = lambda: False,
+        settings: RequestSettings = NO_SETTINGS,
     ) -> Iterator[Answer]:
         """The answer as it grows; the last item is complete. Closing the iterator stops the generation.
 
+        settings    further stop strings, which the answer does not contain, log-probabilities, a time limit
         is_stopped  checked before every token, and several times a second while an image is rendered; True ends the
                     iterator, without a complete answer. Several tokens may pass between two items, since an item has
                     new text, or a new share of the image that is being rendered
@@ -197,7 +207,8 @@ class ChatEngine:
         fitted = fit_prompt(conversation, self.layout, self._context_length, options.max_new_tokens)
         room = fitted.max_new_tokens
         options = replace(options, max_new_tokens=room, min_new_tokens=min(options.min_new_tokens, room))
-        return self._stream(self.prompts([fitted.conversation]), options, fitted.notes, is_stopped)
+        layout = self.layout.stopping_at(settings.stop)
+        return self._stream(self.prompts([fitted.conversation]), options, layout, fitted.notes, is_stopped)
 
     @property
     def _context_length(self) -> int | None:
@@ -244,14 +255,19 @@ class ChatEngine:
             raise MediaError(f"this model cannot process {modality}; it accepts {accepted}{hint}")
 
     def _stream(
-        self, batch: Batch, options: GenerateOptions, notes: tuple[str, ...], is_stopped: Callable[[], bool]
+        self,
+        batch: Batch,
+        options: GenerateOptions,
+        layout: Layout,
+        notes: tuple[str, ...],
+        is_stopped: Callable[[], bool],
     ) -> Iterator[Answer]:
         """Generate token by token; the lock is free between tokens, while an image is rendered, and while the caller
         holds the iterator."""
         parts: tuple[Part, ...] = ()
         with self._turn:
-            decoding, cache = self._begin(batch, options)
-        growing = GrowingAnswer(decoding, self.layout, notes, options.max_new_tokens)
+            decoding, cache = self._begin(batch, options, layout)
+        growing = GrowingAnswer(decoding, layout, notes, options.max_new_tokens)
         try:
             while not (decoding.is_done or is_stopped()):
                 if (caption := growing.rendering) is not None:
@@ -273,14 +289,14 @@ class ChatEngine:
             raise
         self._keep(cache, batch, decoding)  # not after an error: layers may have read different numbers of tokens
 
-    def _begin(self, batch: Batch, options: GenerateOptions) -> tuple[Generation, Cache | None]:
+    def _begin(self, batch: Batch, options: GenerateOptions, layout: Layout) -> tuple[Generation, Cache | None]:
         """The decoding of an answer and its cache; without beams it continues from the cached prompt."""
         if options.num_beams > 1:
-            return self.model.start_generation(batch, options, self.layout.stops), None
+            return self.model.start_generation(batch, options, layout.stops), None
         cache, rest = self.prompt_cache.take(self.model, batch)
         if self.layout.template.drawing_ids is None:
-            return self.model.start_generation(rest, options, self.layout.stops, cache), cache
-        decoding = start_drawing(self.model, self.layout, batch, options, self.artist, self._encoder_input, cache, rest)
+            return self.model.start_generation(rest, options, layout.stops, cache), cache
+        decoding = start_drawing(self.model, layout, batch, options, self.artist, self._encoder_input, cache, rest)
         return decoding, cache
 
     def _encoder_input(self, image: Tensor) -> Tensor:

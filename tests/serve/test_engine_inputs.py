@@ -11,6 +11,7 @@ import torch
 from chatbridge.conversation.messages import Message, Text, assistant, user
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.request import RequestSettings
 
 
 @pytest.fixture
@@ -63,3 +64,14 @@ def test_images_are_preprocessed_as_in_an_evaluation(engine, generations, world)
     engine.answer((user(*media, "what color is it ?"),), GenerateOptions(max_new_tokens=1))
     expected = engine.model.processors(train=False)["image"](world.files["image"])
     torch.testing.assert_close(generations[0][0].media["image"][0], expected)
+
+
+def test_a_stop_string_of_a_request_ends_its_answer(engine):
+    """fails when the answer goes on after a stop string, contains it, shows its beginning, or other requests have it"""
+    question, long = (user("what color is it ?"),), GenerateOptions(max_new_tokens=30)
+    whole = engine.answer(question, long).text
+    stop = whole[len(whole) // 2 :][:3]
+    *grown, stopped = engine.stream(question, long, settings=RequestSettings(stop=(stop,)))
+    assert stop.strip() and stopped.text == whole[: whole.index(stop)].strip() and not stopped.is_cut
+    assert all(stopped.text.startswith(one.text) for one in grown)
+    assert engine.answer(question, long).text == whole
