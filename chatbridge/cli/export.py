@@ -1,4 +1,5 @@
-"""`chatbridge export RUN --out FOLDER [--merge]`: what a run trained, for programs other than ChatBridge."""
+"""`chatbridge export RUN --out FOLDER [--merge]`: what a run trained, for programs other than ChatBridge; with `--vllm`
+the whole model for serving through vLLM."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ from chatbridge.cli.export_parts import Part, exported_parts
 from chatbridge.cli.export_source import open_source
 from chatbridge.cli.export_textbind import LAYOUTS as TEXTBIND
 from chatbridge.cli.export_textbind import textbind_part
+from chatbridge.cli.export_vllm import vllm_part
 from chatbridge.cli.weights.shard_writer import SHARD_BYTES
 from chatbridge.common.errors import ConfigError, DataError, nearest
 from chatbridge.common.safe_files import underlying_os_error
-from chatbridge.models.checkpoints import CHECKPOINTS, checkpoints
+from chatbridge.models.checkpoints import CHECKPOINTS, checkpoints, find_checkpoint
 from chatbridge.models.tensor_headers import readable_size
 from chatbridge.runners.run_folder import is_in_use
 
@@ -44,16 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(given: argparse.Namespace) -> int:
     """Write the parts that the command line chooses. Returns the exit code. raises ValueError"""
-    if given.out.exists():
-        raise ValueError(f"{given.out} already exists; choose another folder")
+    out: Path = given.out or given.vllm
+    if out.exists():
+        raise ValueError(f"{out} already exists; choose another folder")
     chosen = _parts(given)
-    with _whole_folder(given.out, sum(part.num_bytes for part in chosen)) as folder:
+    with _whole_folder(out, sum(part.num_bytes for part in chosen)) as folder:
         for part in chosen:
             alone = len(chosen) == 1 and part.is_folder
             part.write(folder if alone else folder / part.file_name, given.shard_bytes)
     for part in chosen:
         alone = len(chosen) == 1 and part.is_folder
-        print(f"{part.name}: {part.said(given.out if alone else given.out / part.file_name)}")
+        print(f"{part.name}: {part.said(out if alone else out / part.file_name)}")
     return 0
 
 
@@ -61,6 +64,8 @@ def _parts(given: argparse.Namespace) -> list[Part]:
     """The parts to write. raises ValueError for options that exclude each other"""
     if given.base is not None and given.layout != "chatbind-delta":
         raise ValueError("--base is the model that a delta belongs to; it needs --layout chatbind-delta")
+    if given.vllm is not None:
+        return [_model_for_vllm(given)]
     if given.layout == "chatbridge":
         parts = exported_parts(_complete(given.checkpoint), given.merge, given.dtype, given.options)
         return _chosen(parts, given.component)
@@ -74,6 +79,15 @@ def _parts(given: argparse.Namespace) -> list[Part]:
     if given.layout in TEXTBIND:
         return [textbind_part(source, given.layout)]
     return [chatbind_part(source, given.layout, given.base)]
+
+
+def _model_for_vllm(given: argparse.Namespace) -> Part:
+    """raises ValueError for options of a part of the model"""
+    others = {"--layout": given.layout != "chatbridge", "--component": bool(given.component)}
+    if named := [name for name, is_given in others.items() if is_given]:
+        raise ValueError(f"--vllm writes the whole model; leave {' and '.join(named)} out")
+    checkpoint = find_checkpoint(_complete(given.checkpoint))
+    return vllm_part(open_source(checkpoint, given.dtype, given.options), checkpoint)
 
 
 def _complete(path: Path) -> Path:
@@ -93,7 +107,13 @@ def _complete(path: Path) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chatbridge export", description=main.__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="RUN", help="a run folder (its newest checkpoint) or a step_*")
-    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=Path, help="a folder that does not exist yet")
+    target.add_argument(
+        "--vllm", type=Path, metavar="DIR",
+        help="write the whole model for serving through vLLM to DIR, which does not exist yet: DIR/language_model, "
+        "adapters merged, for `vllm serve`, and DIR/front for `chatbridge serve DIR/front --vllm-url URL`",
+    )  # fmt: skip
     parser.add_argument("--merge", action="store_true", help="add the adapters to the weights of their layers")
     parser.add_argument(
         "--component", action="append", metavar="NAME",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatbridge.cli.export_added_rows import added_rows
 from chatbridge.cli.export_source import Source, language_tensors, open_source, whole_tensors
 from chatbridge.cli.weights.delta import NOT_COPIED
 from chatbridge.cli.weights.shard_writer import split_into_shards, write_index, write_json, write_safetensors
@@ -62,7 +63,7 @@ def _part(source: Source, name: str, merge: bool) -> Part:
     own = {key: value for key, value in source.trained.items() if key.startswith(f"{name}.")}
     has_adapters = any(layer.startswith(f"{name}.") for layer in source.adapted)
     if name == "language":
-        return _peft_part(source, own) if has_adapters and not merge else _language_part(source)
+        return _peft_part(source, own) if has_adapters and not merge else language_part(source)
     if has_adapters and not merge:
         return _trained_part(source, name, own)
     if name == "added_tokens":  # rows that were not trained start at the mean of the language model's
@@ -70,12 +71,18 @@ def _part(source: Source, name: str, merge: bool) -> Part:
     return _whole_part(source, name)
 
 
-def _language_part(source: Source) -> Part:
-    """The language model as a Hugging Face folder; one file is written at a time."""
+def language_part(source: Source, has_added_rows: bool = False) -> Part:
+    """The language model as a Hugging Face folder, adapters merged; one file is written at a time.
+
+    has_added_rows   added tokens are rows of its vocabulary and tokens of its tokenizer
+    raises           ValueError when its weights cannot be read, or are not those of the training
+    """
     language = source.model.language
     assert isinstance(language, CausalLM)
     folder = language.config.weights
     state, tensor = language_tensors(source)
+    added = added_rows(source) if has_added_rows else None
+    tensor = tensor if added is None else added.extended(tensor)
 
     def write(path: Path, shard_bytes: int) -> None:
         path.mkdir(exist_ok=True)
@@ -84,10 +91,13 @@ def _language_part(source: Source) -> Part:
         for file, short_names in split.filename_to_tensors.items():
             write_safetensors({short: tensor(names[short]).clone() for short in short_names}, path / file)
         write_index(path, split)
-        _copy_settings(language, folder, path, source.dtype)
+        copy_settings(language, folder, path, source.dtype)
+        if added is not None:
+            added.write_settings(path)
 
     def num_bytes(name: str) -> int:
-        return state[name].numel() * source.cast(state[name][..., :0]).element_size()
+        num_values = state[name].numel() + (0 if added is None else added.num_values(name))
+        return num_values * source.cast(state[name][..., :0]).element_size()
 
     def said(path: Path) -> str:
         layers = sum(layer.startswith("language.") for layer in source.adapted)
@@ -161,7 +171,7 @@ def _whole_part(source: Source, name: str) -> Part:
     )  # fmt: skip
 
 
-def _copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: torch.dtype | None) -> None:
+def copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: torch.dtype | None) -> None:
     """Copy config, generation settings, tokenizer and licence; the config names the dtype of the tensors."""
     if folder is None:
         language.lm.config.save_pretrained(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chatbridge.cli.export_added_rows import token_rows
 from chatbridge.cli.export_parts import LM
 from chatbridge.cli.export_source import Source, language_tensors
 
@@ -57,7 +58,7 @@ def language_release(source: Source, tokens: tuple[str, ...], layout: str, copie
             "model is its embedding (tie_word_embeddings); export it with --layout chatbridge"
         )
     places = {EMBEDDING: "embedding", HEAD: "embedding" if is_tied else "head"}
-    rows = {name: _rows(source, part, tokens) for name, part in places.items()}
+    rows = {name: token_rows(source, part, tokens) for name, part in places.items()}
     shapes = {EMBEDDING: _taller(state[full[EMBEDDING]], len(tokens), source)}
     shapes |= {name: _meta(source.cast(state[own][:0]), state[own]) for name, own in full.items() if name not in rows}
     shapes[HEAD] = _taller(state[full[HEAD]], len(tokens), source)
@@ -67,13 +68,6 @@ def language_release(source: Source, tokens: tuple[str, ...], layout: str, copie
         return torch.cat([value, *(row[None].to(value.dtype) for row in rows[name])]) if name in rows else value
 
     return Release(shapes, tensor, tokens)
-
-
-def _rows(source: Source, part: str, tokens: tuple[str, ...]) -> list[Tensor]:
-    """float[D] of each added token: the trained one, or the initial one."""
-    names = [f"added_tokens.{part}.{token}" for token in tokens]
-    own = source.model.state_dict()
-    return [source.cast(source.trained.get(name, own[name])).detach() for name in names]
 
 
 def _taller(value: Tensor, more: int, source: Source) -> Tensor:

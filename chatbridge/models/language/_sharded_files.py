@@ -149,7 +149,7 @@ def find_names(lm: nn.Module, files: TensorFiles) -> str:
     raises   ValueError when a tensor is missing, left over, or of another shape. Then only the whole reading, which
              knows how transformers converts the names of a family, can tell whether the folder is right
     """
-    wanted, found = _stored_once(lm), set(files)
+    wanted, found = stored_once(lm), set(files)
     is_llava = llava_settings(files.folder) is not None  # its projector and last rows are for other parts of a model
     if is_llava:
         found = {name for name in found if PROJECTOR not in name}
@@ -175,16 +175,16 @@ def read_outside_layers(lm: Any, layers: nn.ModuleList, files: TensorFiles, devi
     Both are in the dtype they will have: trainable ones in fp32, frozen ones in `dtype`.
     """
     inside = {id(parameter) for parameter in layers.parameters()}
-    for name, tensor in _stored_once(lm).items():
+    for name, tensor in stored_once(lm).items():
         if not isinstance(tensor, nn.Parameter):
-            _set(lm, name, files.rows(name).to(device, tensor.dtype))
+            set_tensor(lm, name, files.rows(name).to(device, tensor.dtype))
             continue
         kept = torch.float32 if tensor.requires_grad else dtype
         is_inside = id(tensor) in inside
         value = placeholder(tensor.shape, kept, device) if is_inside else files.rows(name).to(device, kept)
-        _set(lm, name, nn.Parameter(value, requires_grad=tensor.requires_grad))
+        set_tensor(lm, name, nn.Parameter(value, requires_grad=tensor.requires_grad))
     lm.tie_weights()
-    _compute_buffers(lm, device)
+    compute_buffers(lm, device)
 
 
 def placeholder(shape: Iterable[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -197,8 +197,8 @@ def is_placeholder(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
 
 
-def _stored_once(lm: nn.Module) -> dict[str, Tensor]:
-    """Name -> parameter or stored buffer, without the second names of tied weights."""
+def stored_once(lm: nn.Module) -> dict[str, Tensor]:
+    """Name -> parameter or stored buffer [...], without the second names of tied weights."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in lm.state_dict(keep_vars=True).items():
@@ -214,12 +214,13 @@ def _vocabulary(lm: Any) -> list[str]:
     return [f"{name}.weight" for name, module in lm.named_modules() if any(module is one for one in modules)]
 
 
-def _set(lm: nn.Module, name: str, value: Tensor) -> None:
+def set_tensor(lm: nn.Module, name: str, value: Tensor) -> None:
+    """Put a tensor [...] into the place of the one with this name."""
     owner, _, leaf = name.rpartition(".")
     setattr(lm.get_submodule(owner), leaf, value)
 
 
-def _compute_buffers(lm: Any, device: torch.device) -> None:
+def compute_buffers(lm: Any, device: torch.device) -> None:
     """Compute the buffers that no file has (rotary frequencies), as transformers does after reading a folder."""
     for parameter in lm.parameters():
         parameter._is_hf_initialized = True  # keeps initialize_weights from changing it
