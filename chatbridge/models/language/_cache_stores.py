@@ -41,6 +41,10 @@ class Store(ABC):
         """Remove the last columns."""
 
     @abstractmethod
+    def trim(self, num_removed: int) -> None:
+        """Remove the first columns, and free their memory."""
+
+    @abstractmethod
     def keep(self, rows: Tensor) -> None:
         """Keep the sequences with these indices, int64[R], in this order; an index may occur several times."""
 
@@ -80,6 +84,11 @@ class KeyValueStore(Store):
     def crop(self, num_removed: int) -> None:
         self.past.crop(-num_removed)
 
+    def trim(self, num_removed: int) -> None:
+        for layer in self._filled_layers:
+            for name in ("keys", "values"):
+                setattr(layer, name, getattr(layer, name)[..., num_removed:, :].clone())
+
     def keep(self, rows: Tensor) -> None:
         """Keep the sequences with these indices, int64[R]."""
         self.past.reorder_cache(cast("LongTensor", rows))
@@ -94,13 +103,21 @@ class KeyValueStore(Store):
         stores = [self.past, *(other.past for other in others if isinstance(other, KeyValueStore))]
         if not self.croppable:
             raise ValueError(f"the sequences cannot share a cache: {UNPADDED}")
+        found: list[Tensor] = []  # all at once: where memory ends, nothing has changed
         for number, layer in enumerate(self.past.layers):
-            if not getattr(layer, "is_initialized", False):  # a layer that shares the keys of another layer has none
+            if not getattr(layer, "is_initialized", False):
                 continue
             for name in ("keys", "values"):
                 parts = [getattr(store.layers[number], name) for store in stores]
                 padded = [F.pad(part, (0, 0, columns, 0)) for part, columns in zip(parts, padding, strict=True)]
-                setattr(layer, name, torch.cat(padded))
+                found.append(torch.cat(padded))
+        for layer, (keys, values) in zip(self._filled_layers, zip(found[::2], found[1::2], strict=True), strict=True):
+            layer.keys, layer.values = keys, values
+
+    @property
+    def _filled_layers(self) -> list[Any]:
+        """A layer that shares the keys of another layer has none itself."""
+        return [layer for layer in self.past.layers if getattr(layer, "is_initialized", False)]
 
 
 class RereadStore(Store):
@@ -127,6 +144,9 @@ class RereadStore(Store):
 
     def crop(self, num_removed: int) -> None:
         self.embeds = None if self.embeds is None else self.embeds[:, :-num_removed]
+
+    def trim(self, num_removed: int) -> None:
+        self.embeds = None if self.embeds is None else self.embeds[:, num_removed:].clone()
 
     def keep(self, rows: Tensor) -> None:
         """Keep the sequences with these indices, int64[R]."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from chatbridge.common import seeds
+from chatbridge.models.language._decoded_row import TokenLogprobs
 from chatbridge.models.language.generate_options import GenerateOptions
 
 Processors = Sequence[Any]  # transformers' LogitsProcessor: (ids int64[R, n], scores float[R, V]) -> scores
@@ -77,61 +78,136 @@ def processors_of(
 
 
 @dataclass
-class TokenSampler:
-    """Chooses the next tokens of R sequences; `keep` drops the finished ones.
+class _Group:
+    """Sequences whose scores the same processors change together.
 
-    options  of each sequence
-    end_ids  of the language model
-    extra    processors of the caller, see processors_of
+    rows  their indices in the batch, rising
+    ids   int64[R, n], their ids so far; n stays 0 where no processor asks for them
     """
 
-    options: list[GenerateOptions]
-    end_ids: Sequence[int]
-    device: torch.device
-    extra: Processors = ()
-    ids: Tensor = field(init=False)  # int64[R, n], tokens chosen so far
+    key: GenerateOptions
+    processors: list[Any]
+    asks_ids: bool
+    rows: list[int]
+    ids: Tensor
+    index: Tensor | None = None  # int64[R], `rows` on the device, once needed
 
-    def __post_init__(self) -> None:
-        self.ids = torch.zeros(len(self.options), 0, dtype=torch.long, device=self.device)
-        self._generators = [_generator(one) if one.sample else None for one in self.options]
-        self._group()
+    def process(self, scores: Tensor) -> Tensor:
+        """float[B, V] of the whole batch -> the same with the scores of these sequences changed"""
+        is_all = len(self.rows) == len(scores)
+        if not is_all and self.index is None:
+            self.index = torch.tensor(self.rows, device=scores.device)
+        own = scores if self.index is None or is_all else scores[self.index]
+        for process in self.processors:
+            own = process(self.ids, own)
+        return own if self.index is None or is_all else scores.index_copy(0, self.index, own)
 
-    def _group(self) -> None:
-        """Group sequences with the same options, which are processed together."""
-        rows: dict[GenerateOptions, list[int]] = {}
-        for row, one in enumerate(self.options):
-            rows.setdefault(replace(one, seed=None, max_new_tokens=max(one.min_new_tokens, 1)), []).append(row)
-        made = [(processors_of(one, self.end_ids, self.device, self.extra), which) for one, which in rows.items()]
-        self._groups = [(processors, which) for processors, which in made if processors]
+    def append(self, chosen: Tensor) -> None:
+        """Note the ids of a step, int64[B] of the whole batch."""
+        if self.asks_ids:
+            own = chosen if len(self.rows) == len(chosen) else chosen[self.rows if self.index is None else self.index]
+            self.ids = torch.cat([self.ids, own[:, None]], 1)
 
-    def next(self, logits: Tensor) -> list[int]:
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep what is left of it when the batch keeps only these indices, rising."""
+        place = {row: at for at, row in enumerate(rows)}
+        staying = [at for at, row in enumerate(self.rows) if row in place]
+        self.ids = self.ids[staying]
+        self.rows, self.index = [place[self.rows[at]] for at in staying], None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The next ids of R sequences.
+
+    ids       int64[R], on the device
+    found     the same as numbers
+    logprobs  index of a sequence -> those of its id, where asked for
+    """
+
+    ids: Tensor
+    found: list[int]
+    logprobs: dict[int, TokenLogprobs]
+
+
+class TokenSampler:
+    """Chooses the next tokens of sequences; `add` and `keep` change which. A step waits for the device once."""
+
+    def __init__(self, end_ids: Sequence[int], device: torch.device, extra: Processors = ()) -> None:
+        """
+        end_ids  of the language model
+        extra    processors of the caller, see processors_of
+        """
+        self.end_ids, self.device, self.extra = end_ids, device, extra
+        self._generators: list[torch.Generator | None] = []
+        self._top: list[int | None] = []
+        self._groups: list[_Group] = []
+
+    def add(self, options: GenerateOptions, top_logprobs: int | None = None) -> None:
+        """Add a sequence without ids at the end of the batch."""
+        row = len(self._generators)
+        self._generators.append(_generator(options) if options.sample else None)
+        self._top.append(top_logprobs)
+        key = replace(options, seed=None, max_new_tokens=max(options.min_new_tokens, 1))
+        for group in self._groups:
+            if group.key == key and not group.ids.shape[1]:
+                group.rows.append(row)
+                group.ids, group.index = torch.cat([group.ids, group.ids.new_zeros(1, 0)]), None
+                return
+        processors = processors_of(key, self.end_ids, self.device, self.extra)
+        if processors:
+            asks_ids = bool(self.extra or options.min_new_tokens or options.repetition_penalty != 1.0)
+            nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)
+            self._groups.append(_Group(key, processors, asks_ids, [row], nothing))
+
+    def next(self, logits: Tensor) -> Chosen:
         """Logits float[R, V] -> the next id of each sequence."""
-        scores = self._processed(logits.float())
+        logits = logits.float()
+        scores = logits
+        for group in self._groups:
+            scores = group.process(scores)
         chosen = scores.argmax(-1)  # [R]
         drawn = [row for row, generator in enumerate(self._generators) if generator is not None]
         if drawn:
             chosen[drawn] = draw(scores[drawn], [self._generators[row] for row in drawn])
-        if self._groups:
-            self.ids = torch.cat([self.ids, chosen[:, None]], 1)
-        return chosen.tolist()
+        for group in self._groups:
+            group.append(chosen)
+        return self._read_back(chosen, logits)
 
-    def _processed(self, scores: Tensor) -> Tensor:
-        for processors, rows in self._groups:
-            is_all = len(rows) == len(self.options)
-            ids, of_rows = (self.ids, scores) if is_all else (self.ids[rows], scores[rows])
-            for process in processors:
-                of_rows = process(ids, of_rows)
-            if is_all:
-                return of_rows
-            scores = scores.index_copy(0, torch.tensor(rows, device=scores.device), of_rows)
-        return scores
+    def _read_back(self, chosen: Tensor, logits: Tensor) -> Chosen:
+        """Wait for the ids, and for log-probabilities in the same transfer."""
+        asked = [(row, most) for row, most in enumerate(self._top) if most is not None]
+        if not asked:
+            return Chosen(chosen, chosen.tolist(), {})
+        rows, most = [row for row, _ in asked], min(max(most for _, most in asked), logits.shape[-1])
+        logprobs = logits[rows].log_softmax(-1)  # [A, V]
+        top = logprobs.topk(most, -1)  # [A, most]
+        own = logprobs.gather(1, chosen[rows][:, None])  # [A, 1]
+        records = torch.cat([own.double(), top.values.double(), top.indices.double()], 1)  # [A, 1 + 2 * most]; exact
+        numbers = torch.cat([chosen.double(), records.flatten()]).tolist()
+        ids = [int(one) for one in numbers[: len(chosen)]]
+        return Chosen(chosen, ids, dict(_records(asked, numbers[len(chosen) :], most)))
 
-    def keep(self, rows: list[int]) -> None:
-        """Keep only the sequences with these indices."""
-        self.options = [self.options[row] for row in rows]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep only the sequences with these indices, rising."""
         self._generators = [self._generators[row] for row in rows]
-        self.ids = self.ids[rows]
-        self._group()
+        self._top = [self._top[row] for row in rows]
+        for group in self._groups:
+            group.keep(rows)
+        self._groups = [group for group in self._groups if group.rows]
+
+
+def _records(
+    asked: Sequence[tuple[int, int]], numbers: Sequence[float], width: int
+) -> Iterator[tuple[int, TokenLogprobs]]:
+    """Index of each sequence and its record.
+
+    numbers   for each sequence 1 + 2 * width: the log-probability, those of the most likely ids, and these ids
+    """
+    for at, (row, most) in enumerate(asked):
+        own, *others = numbers[at * (1 + 2 * width) : (at + 1) * (1 + 2 * width)]
+        top = zip(map(int, others[width : width + most]), others[:most], strict=True)
+        yield row, TokenLogprobs(own, tuple(top))
 
 
 def draw(scores: Tensor, generators: Sequence[Any]) -> Tensor:

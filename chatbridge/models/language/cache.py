@@ -142,6 +142,25 @@ class Cache:
         found.keep(rows)
         return found
 
+    def trim(self) -> None:
+        """Remove the columns on the left that are padding in all sequences."""
+        if (columns := self.columns(0)) is None or not self.length:
+            return
+        first = columns.long().argmax(1)  # [B], of the first token
+        *starts, num_padding = torch.cat([first, (~columns).sum()[None]]).tolist()
+        num_removed = min(starts)
+        if num_removed:
+            self.store.trim(num_removed)
+            self.length -= num_removed
+        is_padded = num_padding > num_removed * len(starts)
+        self.mask = columns[:, num_removed:] if is_padded else None
+
+    def alone(self, row: int) -> Cache:
+        """A separate cache of one sequence, without its padding."""
+        found = self.select([row])
+        found.trim()
+        return found
+
     def __len__(self) -> int:
         return self.length
 
@@ -161,11 +180,11 @@ def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
         raise ValueError(f"sequences of different lengths cannot share a cache: {UNPADDED}")
     masks = [_mask_of(cache, columns) for cache, columns in zip(caches, padding, strict=True)]
     device = next((cache.mask.device for cache in caches if cache.mask is not None), None)
-    first.store.join([cache.store for cache in others], padding)
     mask = torch.cat([one.to(device) for one in masks])
+    context = _joined_contexts(caches, rows) if context is None else context
+    first.store.join([cache.store for cache in others], padding)  # where memory ends, `first` is as before
     first.mask, first.length = None if bool(mask.all()) else mask, length
-    first.num_rows = sum(rows)
-    first.context = _joined_contexts(caches, rows) if context is None else context
+    first.num_rows, first.context = sum(rows), context
     return first
 
 

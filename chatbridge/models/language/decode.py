@@ -11,17 +11,16 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from chatbridge.conversation.stop_strings import BatchStops, Stops, stops_per_sequence
 from chatbridge.models.language._cache_stores import UNPADDED
-from chatbridge.models.language._rows_apart import RowApart, read_apart
-from chatbridge.models.language._token_sampling import Processors, TokenSampler
+from chatbridge.models.language._decoded_row import DecodedRow
+from chatbridge.models.language._running_batch import RunningBatch
+from chatbridge.models.language._token_sampling import Chosen, Processors, TokenSampler
 from chatbridge.models.language.base import LanguageModel
 from chatbridge.models.language.cache import Cache, joined
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.models.language.generate_options import GenerateOptions
-from chatbridge.models.language.reading import read_columns
 
 OnId = Callable[[int, int], None]  # (prompt number, new id), called for each id; an exception ends the generation
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -46,26 +45,26 @@ class Generation(Protocol):
 
 
 class Decoding:
-    """A generation of R answers by one token per step; a finished sequence leaves the batch.
+    """A generation of answers by one token per step. A finished sequence leaves the batch; `admit` adds one.
 
-    chosen   all new ids of each prompt, including its stop sequence and end token
-    answers  the same without them, for finished answers
-    cache    with the caller's cache, at the end: all sequences, with prompts and chosen ids except the last of each
+    rows   number of a prompt -> its answer, with ids and why it ended; without those that were released
 
-    The ids of a step are read at the beginning of the next one, so stopping early costs nothing.
+    The ids of a step are read at the beginning of the next one, so stopping early costs nothing. One thread runs it.
+    After a step that raises, the caches of its sequences are undefined.
     """
 
     def __init__(
         self,
         language: LanguageModel,
-        prompts: EmbeddedPrompts,
-        options: Sequence[GenerateOptions],
+        prompts: EmbeddedPrompts | None = None,
+        options: Sequence[GenerateOptions] = (),
         stops: Sequence[Stops] = (),
         cache: Cache | None = None,
         processors: Processors = (),
         precision: Precision = nullcontext,
     ) -> None:
         """
+        prompts     None: none yet, they are admitted
         options     of each prompt
         stops       of each prompt, or none
         cache       of the caller, empty or with earlier tokens of these sequences; None: a temporary one
@@ -74,46 +73,114 @@ class Decoding:
         raises      ValueError if the model cannot mask padding, for prompts of different lengths, or for several
                     prompts with a cache of the caller: their answers end at different lengths
         """
-        num_rows = len(prompts.embeds)
-        self.language = language
-        self.chosen: list[list[int]] = [[] for _ in range(num_rows)]
-        self.answers: list[list[int]] = [[] for _ in range(num_rows)]
-        self.cache = language.new_cache() if cache is None else cache
-        self._options, self._stops = options, stops_per_sequence(stops, num_rows)
-        self._choice = TokenSampler(list(options), language.end_ids, prompts.embeds.device, processors)
-        self._active = list(range(num_rows))
-        self._show, self._precision = prompts.show, precision
-        self._is_kept = cache is not None and num_rows > 1
-        if self._is_kept and not self.cache.store.paddable:
+        num_rows = 0 if prompts is None else len(prompts.embeds)
+        self.language, self._precision = language, precision
+        ends = stops_per_sequence(stops, num_rows)
+        self.rows = {row: DecodedRow(*one) for row, one in enumerate(zip(options, ends, strict=True))}
+        self._num_rows = num_rows  # that ever were
+        self._choice = TokenSampler(language.end_ids, next(language.parameters()).device, processors)
+        for one in options:
+            self._choice.add(one)
+        self._is_callers, self._is_kept = cache is not None, cache is not None and num_rows > 1
+        cache = language.new_cache() if cache is None else cache
+        if self._is_kept and not cache.store.paddable:
             raise ValueError(f"{num_rows} sequences cannot be kept in one cache: {UNPADDED}")
-        self._gone: dict[int, Cache] = {}  # finished sequences, if the caller's cache keeps all
-        self._apart: dict[int, RowApart] = {}  # sequences that continue from an earlier point
-        self._unread: Tensor | None = prompts.embeds
-        self._states = prompts.embeds[:, -1]
-        self._mask = prompts.mask if prompts.is_ragged else None
-        if self._mask is not None and not self.cache.length:
-            self.cache.pad(self._mask)
-        self._see(prompts.context)
+        self._batch = RunningBatch(language, cache, prompts)
+        self._admitted: set[int] = set()
+        self._gone: dict[int, Cache] = {}  # finished sequences that were admitted, or if the caller's cache keeps all
+
+    @property
+    def cache(self) -> Cache:
+        """That of the unfinished sequences; the caller's cache has all of them at the end, with prompts and chosen ids
+        except the last of each."""
+        return self._batch.cache
+
+    @property
+    def chosen(self) -> list[list[int]]:
+        """All new ids of each row, including its stop sequence and end token."""
+        return [row.chosen for row in self.rows.values()]
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """The same without them, for finished answers."""
+        return [row.answer for row in self.rows.values()]
 
     @property
     def is_done(self) -> bool:
-        return not self._active
+        return not self._batch.active
 
     @property
     def unfinished(self) -> tuple[int, ...]:
         """The prompts whose answers are not finished."""
-        return tuple(self._active)
+        return tuple(self._batch.active)
+
+    @torch.no_grad()
+    def admit(
+        self,
+        prompt: EmbeddedPrompts,
+        options: GenerateOptions,
+        stops: Stops | None = None,
+        cache: Cache | None = None,
+        top_logprobs: int | None = None,
+    ) -> int:
+        """Read one more sequence; its first id comes with the next step, and its answer does not depend on the others.
+
+        prompt        of one row; with a cache, what comes after it
+        cache         with the beginning of the sequence, owned by the decoding from now on; None: a new one
+        top_logprobs  None: no log-probabilities; n: of the chosen ids and of the n most likely ones
+        returns       the number of its row, which no other one gets
+        raises        ValueError for several prompts, beams, a decoding with a cache of the caller, or a second row if
+                      the model cannot mask padding. After any exception while the sequence is read, such as the end of
+                      memory, the decoding is as before; `cache` is then undefined
+        """
+        if len(prompt.embeds) != 1:
+            raise ValueError(f"one sequence can be admitted at a time, found {len(prompt.embeds)}")
+        if options.num_beams > 1:
+            raise ValueError(f"num_beams is {options.num_beams}; beams run by themselves, see start_generation")
+        if self._is_callers:
+            raise ValueError("a decoding with a cache of the caller keeps its sequences; admit to one without")
+        row = self._num_rows
+        with self._precision():
+            part = self.language.new_cache() if cache is None else cache
+            self._batch.join(row, prompt if prompt.mask is None else prompt.alone(0), part)
+        self._choice.add(options, top_logprobs)
+        self.rows[row] = DecodedRow(options, stops or Stops(), top_logprobs)
+        self._admitted.add(row)
+        self._num_rows += 1
+        return row
+
+    def release(self, row: int) -> Cache:
+        """End an admitted row if it goes on, and forget it.
+
+        returns  its cache alone: its prompt and chosen ids, except possibly the last
+        raises   KeyError for a row that was not admitted, or was released
+        """
+        if row not in self._admitted:
+            raise KeyError(row)
+        if row in self._batch.active:
+            self.finish(row)
+        self._admitted.remove(row)
+        del self.rows[row]
+        return self._gone.pop(row)
 
     @torch.no_grad()
     def step(self) -> dict[int, int]:
+        active = self._batch.active
+        if not active:
+            return {}
         with self._precision():
-            self._read()
-            found = dict(zip(self._active, self._choice.next(self.language.logits(self._states)), strict=True))
-            staying = [at for at, (row, new) in enumerate(found.items()) if not self._ends_with(row, new)]
-            self._unread = self._embedded([found[self._active[at]] for at in staying])
-        if len(staying) < len(self._active):
-            self._leave(staying)
-        return found
+            chosen = self._choice.next(self.language.logits(self._batch.read()))
+            staying = [at for at, row in enumerate(active) if not self._ends_with(row, at, chosen)]
+            if len(staying) < len(active):
+                self._leave(staying)
+            if staying:
+                ids = chosen.ids if len(staying) == len(active) else chosen.ids[staying]
+                self._batch.unread = self.language.embed(ids.to(self._batch.states.device)[:, None])  # [R, 1, D]
+        return dict(zip(active, chosen.found, strict=True))
+
+    def _ends_with(self, row: int, at: int, chosen: Chosen) -> bool:
+        """Add an id to an answer; returns whether the answer is finished."""
+        return self.rows[row].add(chosen.found[at], chosen.logprobs.get(at), self.language.end_ids)
 
     @torch.no_grad()
     def append(self, embeds: Tensor, context: Any = None, row: int | None = None) -> None:
@@ -124,16 +191,7 @@ class Decoding:
         row      only to this answer, which `take_back` or `restart` has prepared; then R is 1
         raises   ValueError when R is not the number of unfinished answers
         """
-        if row is not None:
-            self._apart[row].see(context)
-            self._apart[row].append(embeds.to(self._states.dtype))
-            return
-        if len(embeds) != len(self._active):
-            raise ValueError(f"{len(embeds)} sequences cannot be appended to {len(self._active)} unfinished answers")
-        self._see(context)
-        before = [] if self._unread is None else [self._unread]
-        self._unread = torch.cat([*before, embeds.to(self._states.dtype)], 1)
-        self._mask = None if self._mask is None else F.pad(self._mask, (0, embeds.shape[1]), value=True)
+        self._batch.append(embeds, context, row)
 
     def take_back(self, row: int, num_ids: int) -> None:
         """Remove the last ids of an unfinished answer from what is read; call `append` for this row next.
@@ -141,97 +199,34 @@ class Decoding:
         `chosen` and `answers` keep their ids, and other answers continue as they are.
         raises   ValueError for a model whose cache cannot be cropped
         """
-        part = self.cache.select([self._active.index(row)])
-        part.crop(part.length - (num_ids - 1))  # the last id has not been read
-        self._apart[row] = RowApart(part)
+        self._batch.take_back(row, num_ids)
 
     def restart(self, row: int, prompt: EmbeddedPrompts) -> None:
         """Read the whole sequence of an unfinished answer again: its prompt, and what the answer has so far."""
-        self._apart[row] = RowApart(self.language.new_cache())
-        self.append(prompt.embeds, prompt.context, row)
+        self._batch.restart(row, prompt)
 
     def finish(self, row: int) -> None:
         """End an answer before its next id, for example where the context is full."""
-        self._apart.pop(row, None)
-        staying = [at for at, one in enumerate(self._active) if one != row]
-        self._unread = None if self._unread is None or not staying else self._unread[staying]
-        self._leave(staying)
+        self._leave([at for at, one in enumerate(self._batch.active) if one != row])
 
     def context_of(self, row: int | None = None) -> Any:
         """The context of the fusion for what was read: of all unfinished answers, or of one that is apart."""
-        return (self.cache if row is None else self._apart[row].cache).context
+        return self._batch.context_of(row)
 
     def next_positions(self, row: int | None = None) -> Tensor:
         """The position of the first embedding that `append` adds next, int64[R, 1], or int64[1, 1] for one answer."""
-        device = self._states.device
-        if row is not None and (apart := self._apart.get(row)) is not None:
-            num_unread = 0 if apart.embeds is None else apart.embeds.shape[1]
-            return apart.cache.positions(num_unread + 1, device)[:, -1:]
-        if self._mask is not None and self.cache.length:  # continuations of different lengths that are not read yet
-            found = self.cache.positions(1, self._mask.device) + self._mask.sum(1, keepdim=True)
-        else:
-            num_unread = 0 if self._unread is None else self._unread.shape[1]
-            found = self.cache.positions(num_unread + 1, device)[:, -1:].expand(len(self._active), -1)
-        return found if row is None else found[[self._active.index(row)]]
-
-    def _see(self, context: Any) -> None:
-        if context is not None:
-            before = self.cache.context
-            self.cache.context = context if before is None else before.followed_by(context)
-
-    def _read(self) -> None:
-        """Run the language model over the unread embeddings, and keep the states of the last column."""
-        embeds, self._unread = self._unread, None
-        assert embeds is not None, "every step leaves unread embeddings"
-        mask, self._mask = self._mask, None
-        apart, self._apart = [(self._active.index(row), one) for row, one in self._apart.items()], {}
-        if apart:
-            self._states = read_apart(self.cache, embeds, apart, self._read_into)
-        elif mask is not None and self.cache.length:
-            self._read_each(embeds, mask)
-        else:
-            self._states = self._read_into(self.cache, embeds)
-
-    def _read_each(self, embeds: Tensor, mask: Tensor) -> None:
-        """Continue cached sequences by different lengths, one by one, so that no padding comes in between."""
-        lengths = mask.sum(1).tolist()
-        parts = [self.cache.select([row]) for row in range(len(embeds))]
-        rows = [embeds[row : row + 1, -length:] for row, length in enumerate(lengths)]
-        self._states = torch.cat([self._read_into(part, row) for part, row in zip(parts, rows, strict=True)])
-        self.cache.become(joined(parts, self.cache.context))
-
-    def _read_into(self, cache: Cache, embeds: Tensor) -> Tensor:
-        """float[R, n, D] -> the states of the last column, float[R, D]"""
-        *_, states = read_columns(self.language, cache, embeds, self._show)
-        return states[:, -1]
-
-    def _ends_with(self, row: int, new: int) -> bool:
-        """Add an id to an answer; returns whether the answer is finished."""
-        answer = self.answers[row]
-        self.chosen[row].append(new)
-        if new in self.language.end_ids:
-            return True
-        answer.append(new)
-        if (end := self._stops[row].end(answer)) is not None:
-            del answer[end:]
-            return True
-        return len(answer) >= self._options[row].max_new_tokens
-
-    def _embedded(self, ids: list[int]) -> Tensor | None:
-        """The embeddings of R ids, float[R, 1, D], or None without ids."""
-        return self.language.embed(torch.tensor(ids, device=self._states.device)[:, None]) if ids else None
+        return self._batch.next_positions(row)
 
     def _leave(self, staying: list[int]) -> None:
         """Remove all sequences except these from the batch; a cache of the caller gets them back at the end."""
+        leaving = [(at, row) for at, row in enumerate(self._batch.active) if at not in staying]
         if self._is_kept and (staying or self._gone):
-            leaving = [at for at in range(len(self._active)) if at not in staying]
-            self._gone |= {self._active[at]: self.cache.select([at]) for at in leaving}
-        self._active = [self._active[at] for at in staying]
-        if staying:
-            self.cache.keep(staying)
-            self._choice.keep(staying)
-        elif self._gone:
+            self._gone |= {row: self.cache.select([at]) for at, row in leaving}
+        self._gone |= {row: self.cache.alone(at) for at, row in leaving if row in self._admitted}
+        self._choice.keep(staying)
+        self._batch.keep(staying, trim=bool(self._admitted))
+        if not staying and self._is_kept and self._gone:
             self.cache.become(joined([self._gone[row] for row in sorted(self._gone)]))
 
 
-__all__ = ["Generation", "Decoding", "OnId", "Precision", "BatchStops"]
+__all__ = ["BatchStops", "Decoding", "Generation", "OnId", "Precision"]
