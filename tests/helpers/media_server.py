@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from chatbridge.serve.media_sources.checked_connection import Network
+from chatbridge.serve.media_sources.checked_connection import Network, usual_certificates
 from tests.helpers.local_server import running
 
 PUBLIC = "93.184.216.34"  # the address that names have on this network, unless others are given
@@ -37,7 +37,7 @@ class MediaServer:
     resolved: list[str] = field(default_factory=list)
     port: int = 0
     release: threading.Event = field(default_factory=threading.Event)
-    tls: ssl.SSLContext | None = None
+    tls: ssl.SSLContext = field(default_factory=usual_certificates)
 
     @property
     def network(self) -> Network:

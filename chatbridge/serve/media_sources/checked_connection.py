@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import httpcore
+import httpx
 
 from chatbridge.serve.media_sources.public_address import is_misspelled_number, is_public
 from chatbridge.serve.media_sources.source_error import SourceError, shortened
@@ -65,16 +67,20 @@ def connect(address: str, port: int, timeout_s: float) -> httpcore.NetworkStream
     return stream
 
 
+@lru_cache(maxsize=1)
+def usual_certificates() -> ssl.SSLContext:
+    """The certificates that https trusts; SSL_CERT_FILE of the server's environment replaces them. Reading them takes
+    tens of milliseconds, so all downloads share them."""
+    return httpx.create_ssl_context()
+
+
 @dataclass(frozen=True)
 class Network:
-    """How hosts are resolved and connected to.
-
-    tls   for https; None: the usual certificates
-    """
+    """How hosts are resolved and connected to, and the certificates of https."""
 
     resolve: Callable[[str, int], Sequence[str]] = resolve
     connect: Callable[[str, int, float], httpcore.NetworkStream] = connect
-    tls: ssl.SSLContext | None = field(default=None, compare=False)
+    tls: ssl.SSLContext = field(default_factory=usual_certificates, compare=False)
 
 
 class CheckedBackend(httpcore.NetworkBackend):

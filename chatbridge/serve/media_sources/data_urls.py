@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 from chatbridge.common.errors import nearest
@@ -10,7 +11,9 @@ from chatbridge.serve.media_sources.content import Content
 from chatbridge.serve.media_sources.content_types import main_type
 from chatbridge.serve.media_sources.source_error import SourceError, shortened
 
-WHITESPACE = str.maketrans("", "", " \t\r\n\f")
+WHITESPACE = " \t\r\n\f"
+ALPHABET = bytes.maketrans(b"-_", b"+/")  # of URLs -> the usual one
+PIECE = 1 << 18  # characters that are decoded at once, well below a millisecond
 LONGEST_HEAD = 500  # characters before the comma of a data URL
 FORMATS = {  # of `input_audio` -> the type
     "wav": "audio/wav",
@@ -34,10 +37,10 @@ def data_url(url: str, max_bytes: int) -> Content:
     declared, *parameters = [part.strip().lower() for part in head[len("data:") :].split(";")]
     shown = f"data URL ({shortened(declared or 'no type')})"
     if "base64" in parameters:
-        content = from_base64(data, shown, max_bytes)
-    else:
-        _check_length(len(data) // 3, shown, max_bytes)
-        content = unquote_to_bytes(data)
+        chunks, length = from_base64(data, shown, max_bytes)
+        return Content(chunks, shown, main_type(declared), "", length)
+    _check_length(len(data) // 3, shown, max_bytes)
+    content = unquote_to_bytes(data)
     return Content(iter((content,)), shown, main_type(declared), "", len(content))
 
 
@@ -49,30 +52,51 @@ def audio_data(data: str, format_: str, max_bytes: int) -> Content:
         hint = f"; did you mean {guess}?" if guess else ""
         accepted = f"it is one of {', '.join(FORMATS)}"
         raise SourceError(400, f"input_audio.format is {shortened(format_)!r}; {accepted}{hint}")
-    content = from_base64(data, f"input_audio ({format_.lower()})", max_bytes)
-    return Content(iter((content,)), f"input_audio ({format_.lower()})", type_, "", len(content))
+    shown = f"input_audio ({format_.lower()})"
+    chunks, length = from_base64(data, shown, max_bytes)
+    return Content(chunks, shown, type_, "", length)
 
 
-def from_base64(text: str, shown: str, max_bytes: int) -> bytes:
-    """Decoded bytes. Line breaks, and the end's padding, may be missing or present; the alphabet may be that of URLs.
+def from_base64(text: str, shown: str, max_bytes: int) -> tuple[Iterator[bytes], int]:
+    """The decoded bytes in pieces, and their number. Line breaks, and the padding at the end, may be there or not; the
+    alphabet may be that of URLs. Pieces, because decoding a video in one step would hold up all other threads.
 
-    raises   SourceError for other characters, and before decoding for more than max_bytes
+    raises   SourceError for a text that is cut off or not ASCII, and before decoding for more than max_bytes; while
+             the pieces are read, for other characters
     """
     if not text.isascii():
         raise SourceError(400, f"{shown}: the base64 holds a character that is not ASCII")
-    if len(text) > 2 * max_bytes + 1024:  # also with a line break after every few characters
-        _check_length(len(text) * 3 // 4, shown, max_bytes)
-    text = text.translate(WHITESPACE)
-    if "%" in text:  # a base64 whose + / = were percent-encoded
+    if "%" in text:  # + / = were percent-encoded
         text = unquote_to_bytes(text).decode("latin-1")
-    text = text.rstrip("=")
-    _check_length(len(text) * 3 // 4, shown, max_bytes)
-    if "-" in text or "_" in text:
-        text = text.replace("-", "+").replace("_", "/")
+    text = text.rstrip(f"={WHITESPACE}")
+    count = len(text) - sum(map(text.count, WHITESPACE))
+    _check_length(count * 3 // 4, shown, max_bytes)
+    if count % 4 == 1:
+        raise _not_valid(shown, "its length fits no data")
+    return _decoded(text, shown), count * 3 // 4
+
+
+def _decoded(text: str, shown: str) -> Iterator[bytes]:
+    rest = b""
+    for at in range(0, len(text), PIECE):
+        piece = rest + text[at : at + PIECE].encode("latin-1").translate(ALPHABET, WHITESPACE.encode())
+        cut = len(piece) // 4 * 4
+        yield _bytes_of(piece[:cut], shown)
+        rest = piece[cut:]
+    yield _bytes_of(rest + b"=" * (-len(rest) % 4), shown)
+
+
+def _bytes_of(piece: bytes, shown: str) -> bytes:
+    if b"=" in piece[:-2]:
+        raise _not_valid(shown, "padding before its end")
     try:
-        return binascii.a2b_base64((text + "=" * (-len(text) % 4)).encode("latin-1"), strict_mode=True)
+        return binascii.a2b_base64(piece, strict_mode=True)
     except binascii.Error as error:
-        raise SourceError(400, f"{shown}: the base64 is not valid ({error}); is it cut off?") from None
+        raise _not_valid(shown, str(error)) from None
+
+
+def _not_valid(shown: str, reason: str) -> SourceError:
+    return SourceError(400, f"{shown}: the base64 is not valid ({reason}); is it cut off?")
 
 
 def _check_length(num_bytes: int, shown: str, max_bytes: int) -> None:

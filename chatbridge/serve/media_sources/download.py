@@ -40,10 +40,8 @@ def remote_file(
     patience = Patience(time.monotonic() + limits.total_s, limits.connect_s, limits.read_s, is_stopped)
     target = parsed(url, limits)
     with ExitStack() as stack:
-        tls = network.tls or httpx.create_ssl_context(trust_env=False)
-        pool = stack.enter_context(
-            httpcore.ConnectionPool(ssl_context=tls, network_backend=CheckedBackend(network, patience))
-        )
+        backend = CheckedBackend(network, patience)
+        pool = stack.enter_context(httpcore.ConnectionPool(ssl_context=network.tls, network_backend=backend))
         for _ in range(limits.max_redirects + 1):
             with _reasons(target):
                 response = stack.enter_context(pool.stream("GET", _exact(target), headers=_headers(target)))

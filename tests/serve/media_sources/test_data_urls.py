@@ -49,6 +49,8 @@ def test_data_without_base64_is_percent_encoded():
         (f"data:image/png;base64,{TEXT[:-3]}*", "not valid"),
         ("data:image/png;base64,abcde", "not valid"),
         ("data:image/png;base64,ab=cd", "not valid"),
+        ("data:image/png;base64,ab==cdef", "not valid"),
+        ("data:image/png;base64,abcd\x00abc", "not valid"),
         ("data:image/png;base64,aü==", "not ASCII"),
         (f"data:{'x' * 600},a", "no comma"),
     ],
@@ -56,7 +58,7 @@ def test_data_without_base64_is_percent_encoded():
 def test_damaged_data_is_refused(url, words):
     """fails when a cut-off upload is read as a shorter file"""
     with pytest.raises(SourceError, match=words) as found:
-        data_url(url, MOST)
+        read(data_url(url, MOST))
     assert found.value.status == 400
     assert len(str(found.value)) < 400
 
@@ -75,6 +77,16 @@ def test_data_beyond_the_limit_is_refused_before_it_is_decoded(url, monkeypatch)
     with pytest.raises(SourceError, match="0.01 MB are accepted") as found:
         data_url(url, MOST)
     assert found.value.status == 413
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, 1 << 18])
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 100])
+def test_pieces_join_to_the_whole(piece, length, monkeypatch):
+    """fails when a piece that ends within four characters, or within a line break, loses a byte"""
+    monkeypatch.setattr("chatbridge.serve.media_sources.data_urls.PIECE", piece)
+    content = data_url("data:;base64," + base64.encodebytes(DATA[:length]).decode().replace("B", "\r\n B"), MOST)
+    assert read(content) == DATA[:length]
+    assert content.length == length
 
 
 def test_whitespace_does_not_count_as_data():
