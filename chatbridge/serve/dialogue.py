@@ -49,7 +49,7 @@ class Dialogue:
     def retry(self) -> Generator[ChatTurn]:
         """Another answer to the last question; yields nothing without one."""
         if (last := self.undo()) is not None:
-            yield from self._ask(last.text, last.attached)
+            yield from self._ask(last.text, last.attached, last)
 
     def stop(self) -> None:
         """End the present answer before its next token; a signal handler or another thread may call it."""
@@ -71,9 +71,10 @@ class Dialogue:
         """Replace generation settings. raises TypeError or ValueError as `answer_options.changed`"""
         self.options = changed(self.options, settings)
 
-    def _ask(self, text: str, files: tuple[Attachment, ...]) -> Generator[ChatTurn]:
+    def _ask(self, text: str, files: tuple[Attachment, ...], again: ChatTurn | None = None) -> Generator[ChatTurn]:
         options, self._num_asked, self._is_stopped = self._seeded(), self._num_asked + 1, False
-        with closing(ask(self.engine, self.turns, text, files, options, lambda: self._is_stopped)) as sessions:
+        turns = ask(self.engine, self.turns, text, files, options, lambda: self._is_stopped, again)
+        with closing(turns) as sessions:
             for session in sessions:
                 self.turns = session
                 yield session[-1]

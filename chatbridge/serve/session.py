@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chatbridge.common.errors import MediaError
@@ -24,6 +24,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.request import Finish, Timing, Usage
 from chatbridge.serve.upload_parts import Attachment
 
 logger = get_logger(__name__)
@@ -41,6 +42,9 @@ class ChatTurn:
     form     how its files and its text are put together
     num_tokens, is_cut  of the answer, see `Answer`
     rendering, rendered  the caption of the image that is being rendered, and its finished share
+    written  the question as a file has it, where `form` would put it together differently; a turn of a page has none
+    before   system messages between the turn before this one and the question
+    finish, usage, timing  of the answer, see `Answer`
     """
 
     text: str
@@ -55,6 +59,11 @@ class ChatTurn:
     is_cut: bool = False
     rendering: str | None = None
     rendered: float = 0.0
+    written: Message | None = None
+    before: tuple[Message, ...] = ()
+    finish: Finish | None = None
+    usage: Usage = field(default_factory=Usage)
+    timing: Timing = field(default_factory=Timing)
 
     @property
     def display(self) -> str:
@@ -77,6 +86,8 @@ class ChatTurn:
     @property
     def question(self) -> Message:
         """The files and the text as a message."""
+        if self.written is not None:
+            return self.written
         return self.form.message([item for attachment in self.attached for item in attachment.media], self.text)
 
 
@@ -87,6 +98,7 @@ def conversation_of(session: Session) -> Conversation:
     """The conversation that the model reads: answered turns, and the open question."""
     messages: list[Message] = []
     for turn in session:
+        messages += turn.before
         if turn.problem is None:
             messages += [turn.question, turn.reply] if turn.is_done else [turn.question]
     return tuple(messages)
@@ -99,16 +111,20 @@ def ask(
     files: Sequence[str | Path | Attachment] = (),
     options: GenerateOptions | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
+    again: ChatTurn | None = None,
 ) -> Generator[Session]:
     """The session with one more turn, repeatedly while its answer grows. Closing the iterator stops the answer.
 
     files       paths, or files that are attached already
     is_stopped  checked before every token; True ends the answer
+    again       the turn whose question is asked again: its form and its system messages are kept
     A file that cannot be read, a question that does not fit, or an error of the model becomes the turn's problem; the
     chat can continue.
     """
     session = tuple(settled(turn) for turn in session if turn.is_done or turn.problem or turn.answer or turn.parts)
     turn = ChatTurn(repaired(text).strip(), form=engine.question_form)
+    if again is not None:
+        turn = replace(turn, form=again.form, before=again.before, written=again.written)
     try:
         attached = tuple(one if isinstance(one, Attachment) else engine.attach(one) for one in files)
         turn = replace(turn, text=turn.text or describe(attached), attached=attached)
@@ -124,6 +140,7 @@ def ask(
             turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
             turn = replace(turn, num_tokens=answer.num_tokens, is_cut=answer.is_cut)
             turn = replace(turn, rendering=answer.rendering, rendered=answer.rendered)
+            turn = replace(turn, finish=answer.finish, usage=answer.usage, timing=answer.timing)
             yield (*session, turn)
     except (MediaError, NoAnswer) as error:
         yield (*session, replace(turn, problem=str(error)))

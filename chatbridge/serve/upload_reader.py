@@ -23,15 +23,18 @@ from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.common.process_pool import LostTask, ProcessPool
-from chatbridge.processors.limits import ChatLimits
+from chatbridge.processors.image_file import read_image
+from chatbridge.processors.limits import ChatLimits, Limits
 from chatbridge.processors.media_processor import Processor
 from chatbridge.processors.media_source import name_of
+from chatbridge.serve.media_preview import Preview, preview_of
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia, attach, decoded
 
 PARENT_CHECK_S = 5.0  # between two checks that the main process is still alive
@@ -45,11 +48,13 @@ class ReadRequest:
     """One file to read. Without a modality its content decides.
 
     is_upload   the result is an Attachment with notes for the user, not the decoded item alone
+    view        pixels: of an image file, uint8[3, H, W]; preview: see `media_preview`
     """
 
     ref: str | Path | bytes
     modality: str | None = None
     is_upload: bool = False
+    view: Literal["pixels", "preview"] | None = None
 
 
 class UploadReader:
@@ -78,6 +83,14 @@ class UploadReader:
     def read(self, modality: str, ref: str | Path | bytes) -> DecodedMedia:
         """A media item as the input of its encoder. raises MediaError with a message for the user"""
         return self._result(ReadRequest(ref, modality), name_of(ref))
+
+    def pixels(self, ref: str | Path | bytes) -> Tensor:
+        """An image file as uint8[3, H, W]. raises MediaError with a message for the user"""
+        return self._result(ReadRequest(ref, "image", view="pixels"), name_of(ref)).tensor
+
+    def preview(self, modality: str, ref: str | Path | bytes) -> Preview:
+        """What there is to show of a media file. raises MediaError with a message for the user"""
+        return self._result(ReadRequest(ref, modality, view="preview"), name_of(ref))
 
     def close(self) -> None:
         """End the fork servers; a later call starts them again."""
@@ -112,6 +125,10 @@ class _ReadFile:
 
     def __call__(self, request: ReadRequest) -> Any:
         try:
+            if request.view == "pixels":
+                return decoded(_pixels(request.ref, self.processors))
+            if request.view == "preview":
+                return preview_of(request.ref, self.processors[str(request.modality)])
             if request.is_upload or request.modality is None:
                 return attach(Path(str(request.ref)), self.processors, request.modality)
             return decoded(self.processors[request.modality](request.ref, None))
@@ -121,6 +138,12 @@ class _ReadFile:
             return MediaError(f"{name_of(request.ref)}: there is not enough memory to read it")
         except Exception as error:  # the process pool must not see it: a bad file, or a bug in a plugin's processor
             return MediaError(f"{name_of(request.ref)}: cannot be read ({type(error).__name__}: {error})")
+
+
+def _pixels(ref: str | Path | bytes, processors: Mapping[str, Processor]) -> Tensor:
+    """uint8[3, H, W]"""
+    limits = getattr(processors.get("image"), "limits", None) or Limits()
+    return torch.from_numpy(read_image(ref, limits.max_pixels)).permute(2, 0, 1)
 
 
 class _ForkServer:

@@ -20,8 +20,8 @@ import pytest
 from chatbridge import __main__ as chatbridge_main
 from chatbridge.cli import score
 from chatbridge.common.errors import ConfigError
-from chatbridge.datasets.builders._record_messages import read_messages
 from chatbridge.datasets.formats.json_fields import Fields
+from chatbridge.datasets.formats.record_messages import read_messages
 from chatbridge.experiment.roots import PARTS
 from tests.helpers.placeholder_world import ABSENT, OPEN, write_placeholder_world, write_yaml_text
 from tests.helpers.tiny_media import jpeg, mp4, write_json

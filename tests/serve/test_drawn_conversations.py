@@ -12,6 +12,7 @@ import torch
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.conversation.messages import Conversation, Drawing, Text, user
+from chatbridge.datasets.builders.records import Records
 from chatbridge.experiment.open import open_chat
 from chatbridge.models.generators import RenderError
 from chatbridge.models.language import GenerateOptions
@@ -19,6 +20,9 @@ from chatbridge.serve.answer import Answer
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.prompt_cache import num_shared, positions_of
+from chatbridge.serve.saved_conversation import load, save_zip
+from chatbridge.serve.session import ChatTurn
+from chatbridge.serve.what_it_saw import what_it_saw
 from tests.helpers.serve_parts import ChatWorld
 from tests.helpers.toy_drawing import with_toy_lab
 
@@ -226,3 +230,17 @@ def test_a_dialogue_undoes_and_repeats_a_drawn_answer(engine, dictated, tmp_path
     assert len(dialogue.turns) == 1 and [len(one) for one in images] == [2, 2]
     assert not torch.equal(images[0][0], images[1][0])
     assert dialogue.undo() is not None and dialogue.turns == ()
+
+
+def test_a_drawing_is_saved_loaded_and_shown(engine: ChatEngine, tmp_path: Path):
+    """fails when a pixel of a drawing changes in a file, a training has no image for it, or the panel cannot show it"""
+    image = torch.arange(3 * 32 * 32).remainder(251).to(torch.uint8).reshape(3, 32, 32)
+    turn = ChatTurn("draw it", (), "here: ", True, parts=(Text("here: "), Drawing("a circle", image)))
+    save_zip((turn,), tmp_path / "talk.zip", "x")
+    (again,) = load(engine, tmp_path / "talk.zip", None, tmp_path / "unpacked", is_trusted=False).session
+    assert torch.equal(again.parts[1].ref, image) and again.display == turn.display
+    (file,) = (tmp_path / "unpacked").glob("*/conversation.jsonl")
+    source = Records(Records.Config(file=file), "x")
+    assert source.has_drawings and source.untrainable() is None
+    seen = what_it_saw(engine, (again, ChatTurn("what color is it ?")))
+    assert [one.name for one in seen.media] == ["drawn"] and seen.media[0].png and "circle" not in seen.prompt_text

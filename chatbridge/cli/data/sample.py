@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from chatbridge.cli.data.evaluation_question import read_question
 from chatbridge.cli.data.instrumented_processor import InstrumentedProcessor
@@ -18,7 +17,6 @@ from chatbridge.common import seeds
 from chatbridge.common.errors import ConfigError, DataError, MediaError, Problem
 from chatbridge.conversation.layout import TokenSequence
 from chatbridge.conversation.messages import Conversation
-from chatbridge.conversation.spans import BranchSpan, MediaSpan, Span, TextSpan
 from chatbridge.datasets.order.mixture import Draw, Mixture
 from chatbridge.datasets.quarantine import Quarantine, read_quarantine
 from chatbridge.datasets.sample_reader import read_sample, sample_name
@@ -26,34 +24,11 @@ from chatbridge.datasets.workers.time_limit import time_limit
 from chatbridge.experiment.data import run_mixture
 from chatbridge.experiment.media_plan import MediaPlan
 from chatbridge.experiment.partial_data import PartialData, Source
-from chatbridge.experiment.tokens import Tokens, special_name
+from chatbridge.experiment.prompt_segments import Segment, segments_of
+from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import Ref
 from chatbridge.processors.piece_choice import watched
-
-
-@dataclass(frozen=True)
-class ReadMedia:
-    """One media item as it was read.
-
-    tensor   input of its encoder; None if it could not be read
-    chosen   (number of frames or clips, the chosen ones); None for images
-    """
-
-    modality: str
-    ref: Ref
-    processor: Any
-    tensor: Tensor | None = None
-    chosen: tuple[int, list[int]] | None = None
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of the prompt: text of the template's exact string, or a media item."""
-
-    text: str
-    supervised: bool = False
-    modality: str = ""
-    is_cut: bool = False  # beyond the maximum length
+from chatbridge.serve.media_png import ReadMedia
 
 
 @dataclass
@@ -193,74 +168,10 @@ def _lay_out(view: SampleView, tokens: Tokens) -> None:
     if layout is None or not view.conversation:
         return
     try:
-        view.segments = _segments(view.conversation, layout, is_question)
+        view.segments = segments_of(view.conversation, layout, is_question)
         view.sequence = (layout.prompt if is_question else layout.training_sequence)(view.conversation)
     except ValueError as error:
         view.problem = view.problem or str(error)
-
-
-def _segments(conversation: Conversation, layout: Any, reply: bool) -> list[Segment]:
-    """Return the template's exact string, divided where it is tokenised separately."""
-    ids = {"bos": layout.tokenizer.bos_id, "eos": layout.tokenizer.eos_id}
-    specials: Mapping[str, Any] = {
-        name: None if number is None else special_name(layout.tokenizer, number) for name, number in ids.items()
-    }
-    write, lengths = layout.template.spans, layout.media_lengths
-    texts = write(conversation, _as_one_token, lengths, reply, specials)
-    spans = write(conversation, layout.tokenizer.encode, lengths, reply, ids)
-    if len(texts) != len(spans):  # the template divides segments between tokens (chatbind_v0, labels: released)
-        texts = [_decoded(span, layout.tokenizer) for span in spans]
-    if reply:  # as Layout.prompt does
-        texts, spans = ([span for span in some if not isinstance(span, BranchSpan)] for some in (texts, spans))
-    kept = spans if reply else layout.cut(spans)
-    segments = [] if layout.template.writes_bos or ids["bos"] is None else [Segment(str(specials["bos"]))]
-    texts = [_named(span, layout.tokenizer) for span in texts]
-    for at, span in enumerate(texts):
-        left = kept[at] if at < len(kept) else None
-        if isinstance(left, TextSpan | BranchSpan) and left.length < spans[at].length:
-            segments += _divided(_segment(span), _text_of(left.ids[: left.length], layout.tokenizer))
-        else:
-            segments.append(_segment(span, is_cut=at >= len(kept)))
-    return segments
-
-
-def _as_one_token(text: str) -> list[Any]:
-    return [text]
-
-
-def _decoded(span: Any, tokenizer: Any) -> Any:
-    """A span with the text of its ids, which has no blank that only the tokenizer writes."""
-    added = set(getattr(tokenizer, "added_ids", {}).values())
-    if isinstance(span, MediaSpan) or added & set(span.ids):
-        return span
-    return replace(span, ids=(tokenizer.decode(span.ids),))
-
-
-def _text_of(ids: Sequence[int], tokenizer: Any) -> str:
-    """The text of ids, which may begin with an added token."""
-    is_added = ids[:1] and ids[0] in set(getattr(tokenizer, "added_ids", {}).values())
-    return special_name(tokenizer, ids[0]) + tokenizer.decode(ids[1:]) if is_added else tokenizer.decode(ids)
-
-
-def _named(span: Any, tokenizer: Any) -> Any:
-    """Replace special tokens that a template writes as ids by their names."""
-    if isinstance(span, MediaSpan) or not any(isinstance(one, int) for one in span.ids):
-        return span
-    names: Any = tuple(special_name(tokenizer, one) if isinstance(one, int) else one for one in span.ids)
-    return replace(span, ids=names)
-
-
-def _segment(span: Span, is_cut: bool = False) -> Segment:
-    if isinstance(span, MediaSpan):
-        return Segment("", modality=span.modality, is_cut=is_cut)
-    return Segment("".join(map(str, span.ids)), span.supervised, is_cut=is_cut)
-
-
-def _divided(whole: Segment, kept: str) -> list[Segment]:
-    """Divide a segment at the cut."""
-    end = len(kept) if whole.text.startswith(kept) else 0
-    pieces = [replace(whole, text=whole.text[:end]), replace(whole, text=whole.text[end:], is_cut=True)]
-    return [piece for piece in pieces if piece.text]
 
 
 def _find_prompt(view: SampleView) -> None:

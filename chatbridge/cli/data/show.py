@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatbridge.cli.arguments import add_config, whole
-from chatbridge.cli.data.media_png import media_png, original_file
+from chatbridge.cli.data.original_file import original_file
 from chatbridge.cli.data.sample import SampleView, fill, of_run, of_source
 from chatbridge.cli.data.show_page import sample_page
 from chatbridge.cli.data.show_text import sample_text
@@ -19,6 +19,7 @@ from chatbridge.experiment.media_plan import plan_media
 from chatbridge.experiment.partial_data import PartialData, read_data
 from chatbridge.experiment.tokens import Tokens, read_tokens
 from chatbridge.runners.config import ranks_planned
+from chatbridge.serve.media_png import media_png
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

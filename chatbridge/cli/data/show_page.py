@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from chatbridge.cli.data.sample import ReadMedia, SampleView, Segment
-from chatbridge.cli.data.show_text import about, spaced
+from chatbridge.cli.data.sample import SampleView
 from chatbridge.cli.data.token_stream import TokenPiece, counts, facts, is_cut, pieces
 from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.messages import Drawing, Media, Message, Text
+from chatbridge.experiment.prompt_segments import Segment, spaced
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import name_of
 from chatbridge.report.media import embedded
+from chatbridge.serve.media_png import ReadMedia, about
 
 NAMES = {"total": "positions in total", "media": "media slots", "tokens": "text tokens", "words": "words of text"}
 READS = """The template's exact string. Supervised text is colored, cut text is struck through; ⏎ is a line break."""

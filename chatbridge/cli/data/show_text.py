@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from chatbridge.cli.data.sample import ReadMedia, SampleView, Segment
+from chatbridge.cli.data.sample import SampleView
 from chatbridge.cli.data.terminal import Paint
 from chatbridge.cli.data.token_stream import counts, facts, pieces
 from chatbridge.conversation.messages import Message, Text
-from chatbridge.conversation.modalities import MODALITIES
+from chatbridge.experiment.prompt_segments import Segment, spaced
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import name_of
+from chatbridge.serve.media_png import ReadMedia, about
 
 WIDEST = 120
 
@@ -46,34 +47,12 @@ def _media_line(item: ReadMedia, paint: Paint) -> str:
     return f"{paint.media(item.modality)}  {name_of(item.ref)}  {about(item)}"
 
 
-def about(item: ReadMedia) -> str:
-    """Describe an item: "frames 3, 9, 14, 20 of 24; uint8[4, 3, 224, 224]"."""
-    if item.tensor is None:
-        return "cannot be read"
-    shape = f"{str(item.tensor.dtype).removeprefix('torch.')}{list(item.tensor.shape)}"
-    if item.chosen is None or (item.modality == "audio" and item.chosen[0] < 2):
-        return shape
-    length, taken = item.chosen
-    what = MODALITIES.get(item.modality).pieces
-    return f"{what} {', '.join(map(str, taken))} of {length} (from 0); {shape}"
-
-
 def _turn(message: Message, paint: Paint) -> str:
     """Return role and text of a message, without a template."""
     parts = (
         part.text if isinstance(part, Text) else f"<{getattr(part, 'modality', 'drawing')}>" for part in message.parts
     )
     return f"{paint.strong(message.role)}: {' '.join(parts)}"
-
-
-def spaced(segments: Sequence[Segment]) -> Iterator[tuple[str, Segment]]:
-    """Yield every segment with the gap before it: a space between a word and an adjacent media item."""
-    last = None
-    for one in segments:
-        is_beside = last is not None and bool(last.modality) != bool(one.modality)
-        edges = (last.text[-1:], one.text[:1]) if is_beside and last is not None else ("", "")
-        yield (" " if any(edge.isalnum() for edge in edges) else ""), one
-        last = one
 
 
 def _segment(one: Segment, paint: Paint) -> str:

@@ -15,7 +15,8 @@ id         name of the sample in messages; default: the name of the file and the
            becomes id#2
 messages   turns in order. role: system, user or assistant. content: text, or a list of parts in the order in which they
            are read, in any number and in any turn. supervised (optional): whether the loss counts the text of this
-           turn; default: only the assistant's
+           turn; default: only the assistant's. plain (optional): true says that "<image>" in the text of this turn
+           is what a person wrote; files that a chat saves have it where it matters
 parts      {"type": "text", "text": ...}
            {"type": "image" | "video" | "audio" | "depth" | "thermal" | "imu", "path": ...}
                                                                        from `root`; a video may be a folder of frames;
@@ -29,8 +30,9 @@ Media keep the position of their part. A marker of another layout ("<image>") in
 that record, unless it is markup: in backticks, or beside its closing tag.
 
 Every line is checked when the source is opened; a misspelled key is an error that names the line. At least one turn
-must be supervised, unless `unanswered: keep` makes prompts of records that end with a question. Media files are opened
-when they are read, so a missing file is a failure of one sample, not of the run.
+must be supervised, unless `unanswered: keep` makes prompts of records that end with a question. A line that is answered
+and sets `supervised: false` for each answer (a chat writes one for an answer that was voted down) is left out and
+counted. Media files are opened when they are read, so a missing file is a failure of one sample, not of the run.
 """
 
 from __future__ import annotations
@@ -43,15 +45,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from chatbridge.common.errors import MediaError, Problem
+from chatbridge.common.errors import DataError, MediaError, Problem
 from chatbridge.common.text_repair import repaired
 from chatbridge.config.schema import missing_path
 from chatbridge.conversation.messages import Conversation, Drawing, media_parts
-from chatbridge.datasets.builders._record_messages import read_answers, read_messages
 from chatbridge.datasets.builders._turn_messages import check_typed, unanswered
 from chatbridge.datasets.builders.base import BUILDERS, Dataset, DatasetConfig, Record
 from chatbridge.datasets.formats.json_fields import Fields
 from chatbridge.datasets.formats.json_stream import RECORD_LIST, section
+from chatbridge.datasets.formats.record_messages import read_answers, read_messages
 from chatbridge.datasets.formats.records import parsed
 from chatbridge.datasets.media_paths import media_path
 from chatbridge.datasets.packed_records import pack
@@ -84,11 +86,16 @@ class Records(Dataset):
         self._root = config.root or config.file.parent
         self._num_drawings = 0
         self._undrawn: list[str] = []  # places of drawings without an image
+        self._num_left_out = 0
         self._records = pack(config.file, self._checked())
+        if self._num_left_out and not len(self._records):
+            raise DataError(f"{config.file}: nothing is supervised: every line has `supervised: false` for its answers")
         self._settle(len(self._records), str(config.file))
 
     def note(self) -> str | None:
-        return self._records.note
+        count = self._num_left_out
+        left_out = f"{count:,} lines are left out: `supervised: false` for each of their answers" if count else None
+        return "; ".join(filter(None, (self._records.note, left_out))) or None
 
     @property
     def has_drawings(self) -> bool:
@@ -114,6 +121,7 @@ class Records(Dataset):
         record = self._records[self._stored(index)]
         messages = read_messages(Fields(record), Path)  # files are not looked up
         last = next((message.text for message in reversed(messages) if message.role == "assistant"), "")
+        last = "" if _is_rejected(messages) else last
         return read_answers(record) or ((last,) if last.strip() else ())
 
     def record(self, index: int, rng: np.random.Generator) -> Record:
@@ -121,7 +129,7 @@ class Records(Dataset):
         record = self._records[stored]
         messages = read_messages(Fields(record), partial(media_path, self._root))
         for number, message in enumerate(messages):
-            if message.role == "user":
+            if message.role == "user" and not record["messages"][number].get("plain"):
                 check_typed(message.parts, number)
         if self._is_prompt(messages):
             asked = next(message for message in reversed(messages) if message.role == "user")
@@ -136,13 +144,16 @@ class Records(Dataset):
     def _is_prompt(self, messages: Conversation) -> bool:
         """Whether an evaluation asks for the answer: there is none with text at the end."""
         has_answer = bool(messages) and messages[-1].role == "assistant" and messages[-1].has_content
-        return self.config.unanswered == "keep" and not has_answer
+        return self.config.unanswered == "keep" and (not has_answer or _is_rejected(messages))
 
     def _checked(self) -> Iterator[tuple[str, Any, str | None]]:
         """(place, record, what is wrong with it) of every line, with unique ids."""
         unique = UniqueNames()
         for line in section(self.config.file, *RECORD_LIST):
             found = parsed(line, read_messages, Path)  # files are looked up when a sample is read
+            if found.record is not None and self.config.unanswered == "refuse" and _is_rejected(found.record):
+                self._num_left_out += 1
+                continue
             fault = found.fault if found.record is None else self._fault(found.record)
             if found.record is not None and fault is None:
                 self._count(line.place, found.record)
@@ -164,3 +175,11 @@ class Records(Dataset):
         for number, message in enumerate(messages):
             self._num_drawings += sum(isinstance(part, Drawing) for part in message.parts)
             self._undrawn += [f"{place}: message {number}"] * len(message.drawings_without_image)
+
+
+def _is_rejected(messages: Conversation) -> bool:
+    """Whether a line has answers, and says of each that it is not supervised, as of one that was voted down."""
+    answers = [message for message in messages if message.role == "assistant" and message.has_content]
+    others = [message for message in messages if message.role != "assistant"]
+    is_none = not any(message.is_supervised for message in others)
+    return bool(answers) and is_none and all(message.supervised is False for message in answers)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from chatbridge.cli.data import show
-from chatbridge.cli.data.media_png import media_png, original_file, pixels
+from chatbridge.cli.data.original_file import original_file
 from chatbridge.cli.data.sample import step_of
 from chatbridge.cli.data.show_text import sample_text
 from chatbridge.cli.data.terminal import Paint
@@ -23,6 +23,7 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.datasets.loader import build_loader
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.experiment.partial_data import read_data
+from chatbridge.serve.media_png import media_png, pixels
 from tests.helpers.data_world import record, write_pairs, write_run
 from tests.helpers.media_files import write_video
 from tests.helpers.mini_world import MiniWorld, write_yaml

@@ -99,7 +99,6 @@ def edited(path: str, value: Any) -> Any:
         (edited("messages", []), "nothing is supervised"),
         (edited("messages.1", ...), "nothing is supervised"),
         (edited("messages.1.content", "  "), "nothing is supervised"),
-        (edited("messages.1.supervised", False), "nothing is supervised"),
         (edited("messages.1.supervised", "no"), "message 1: 'supervised' is neither true nor false"),
         (edited("messages.0.role", "human"), "message 0: 'role' cannot be 'human'; allowed: system, user, assistant"),
         (edited("messages.1.role", "asistant"), "message 1: .*did you mean 'assistant'"),
@@ -159,3 +158,29 @@ def test_limit_and_pickling(tmp_path: Path):
     """fails when limit is ignored or a source cannot be sent to a worker"""
     source = pickle.loads(pickle.dumps(opened(tmp_path, [GOOD] * 4, limit=3)))
     assert len(source) == 3 and first(source).conversation == (user("Hello?"), assistant("Hello."))
+
+
+def test_rejected_answers_are_left_out_and_counted(tmp_path: Path):
+    """fails when an answer that was voted down is trained on or ends the run, when `generate` does not ask its question
+    again, or when it counts as a reference"""
+    rejected = {**edited("messages.1.supervised", False), "id": "no"}
+    file = write_json(tmp_path / "votes.jsonl", [rejected, {**GOOD, "id": "yes"}])
+    source = Records(Records.Config(file=file), "votes")
+    assert len(source) == 1 and source.sample_id(0) == "yes" and "1 lines are left out" in str(source.note())
+    asked = Records(Records.Config(file=file, unanswered="keep"), "votes")
+    assert len(asked) == 2 and asked.references(0) == () and asked.references(1)
+    write_json(file, [rejected])
+    with pytest.raises(DataError, match="nothing is supervised: every line has `supervised: false`"):
+        Records(Records.Config(file=file), "votes")
+
+
+def test_a_placeholder_that_a_person_wrote_is_text(tmp_path: Path):
+    """fails when a saved chat whose question has the text <image> cannot be trained on, or other data is unchecked"""
+    rng = seeds.stream(0, "test")
+    asked = {"role": "user", "content": "what does <image> mean ?"}
+    answer = {"role": "assistant", "content": "a tag"}
+    records = [{"messages": [{**asked, "plain": True}, answer]}, {"messages": [asked, answer]}]
+    source = Records(Records.Config(file=write_json(tmp_path / "tags.jsonl", records)), "tags")
+    assert source.record(0, rng).conversation[0].text == "what does <image> mean ?"
+    with pytest.raises(MediaError, match="its text has 1 <image> marker"):
+        source.record(1, rng)

@@ -1,4 +1,7 @@
-"""One line of the `records` format as messages; a mistake is a BadRecord with its place in the line."""
+"""One line of the `records` format as messages, and messages as such a line.
+
+A mistake in a line is a BadRecord with its place.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,33 @@ def read_messages(fields: Fields, path_of: PathOf) -> Conversation:
     return tuple(_inside("message", number, _message, one, path_of) for number, one in enumerate(messages))
 
 
+def written_messages(messages: Conversation, name_of: Callable[[Media], str]) -> list[dict[str, Any]]:
+    """The `messages` of a line; `read_messages` gives the same messages back.
+
+    name_of   the path that the line has for a media item
+    """
+    return [
+        {"role": one.role, "content": _content(one, name_of)}
+        | ({} if one.supervised is None else {"supervised": one.supervised})
+        for one in messages
+    ]
+
+
+def _content(message: Message, name_of: Callable[[Media], str]) -> str | list[dict[str, Any]]:
+    if len(message.parts) == 1 and isinstance(message.parts[0], Text):
+        return message.parts[0].text
+    return [_written_part(part, name_of) for part in message.parts]
+
+
+def _written_part(part: Part, name_of: Callable[[Media], str]) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, Media):
+        return {"type": part.modality, "path": name_of(part)}
+    path = {} if part.image is None else {"path": name_of(part.image)}
+    return {"type": "drawing", "caption": part.caption, **path}
+
+
 def read_answers(record: dict[str, Any]) -> tuple[str, ...]:
     """The correct answers of a line, () without any. raises BadRecord"""
     expected = "'answers' is not a list of texts or numbers"
@@ -41,8 +71,10 @@ def read_answers(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _message(value: Any, path_of: PathOf) -> Message:
-    _check_keys(value, ("role", "content"), ("supervised",))
+    _check_keys(value, ("role", "content"), ("supervised", "plain"))
     role, content, supervised = value["role"], value["content"], value.get("supervised")
+    if not isinstance(value.get("plain"), (bool, type(None))):
+        raise BadRecord("'plain' is neither true nor false")
     if role not in ROLES:
         raise _not_one_of("role", role, ROLES)
     if not isinstance(supervised, (bool, type(None))):

@@ -1,30 +1,57 @@
-"""Media of a sample as PNGs: the encoder input, with frame numbers or the position of each clip in the audio."""
+"""Media as PNGs: the encoder input, with frame numbers or the position of each clip in the audio."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chatbridge.cli.data.sample import ReadMedia
-from chatbridge.cli.data.series_png import series_png
-from chatbridge.common.errors import MediaError
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
+from chatbridge.processors.media_source import Ref
+from chatbridge.serve.media_preview import Wave, wave_of
+from chatbridge.serve.series_png import series_png
 
 SMALLEST = 160  # pixels of a side; smaller images are enlarged by whole factors, so that pixels are visible
 WIDEST = 4000  # largest width after enlarging, for example of a plugin's time series
 GAP, LABEL = 10, 24  # pixels
 COLORS = (1, 3)  # numbers of channels that can be displayed
-MOST_POINTS = 1400  # columns of a waveform
 QUIET, ACCENT, SHADE, GROUND = "#667384", "#0d8f86", "#eef1f5", "#ffffff"
+
+
+@dataclass(frozen=True)
+class ReadMedia:
+    """One media item as it was read.
+
+    tensor   input of its encoder; None if it could not be read
+    chosen   (number of frames or clips, the chosen ones); None for images
+    wave     of audio; None: it is read from `ref` where it is drawn
+    """
+
+    modality: str
+    ref: Ref
+    processor: Any
+    tensor: Tensor | None = None
+    chosen: tuple[int, list[int]] | None = None
+    wave: Wave | None = None
+
+
+def about(item: ReadMedia) -> str:
+    """Describe an item: "frames 3, 9, 14, 20 of 24; uint8[4, 3, 224, 224]"."""
+    if item.tensor is None:
+        return "cannot be read"
+    shape = f"{str(item.tensor.dtype).removeprefix('torch.')}{list(item.tensor.shape)}"
+    if item.chosen is None or (item.modality == "audio" and item.chosen[0] < 2):
+        return shape
+    length, taken = item.chosen
+    what = MODALITIES.get(item.modality).pieces
+    return f"{what} {', '.join(map(str, taken))} of {length} (from 0); {shape}"
 
 
 def media_png(item: ReadMedia) -> bytes | None:
@@ -106,12 +133,12 @@ def audio_png(item: ReadMedia) -> bytes:
     from matplotlib.figure import Figure
 
     clips = _features(item)
-    wave, seconds = _wave(item)
+    wave = item.wave or wave_of(item.ref, item.processor, item.chosen)
     figure = Figure(figsize=(8.4, 3.3), dpi=110, facecolor=GROUND, layout="constrained")
     grid = figure.add_gridspec(2, len(clips), height_ratios=(1, 1.5))
     above = figure.add_subplot(grid[0, :])
     if wave is not None:
-        _draw_wave(above, wave, seconds, _chosen_seconds(item, seconds))
+        _draw_wave(above, wave)
     else:
         above.text(0.5, 0.5, "the waveform cannot be drawn", ha="center", color=QUIET)
     _use_quiet_style(above)
@@ -163,39 +190,17 @@ def _clip_label(item: ReadMedia, number: int) -> str:
     return f"clip {item.chosen[1][number]} of {item.chosen[0]}: {unit}"
 
 
-def _wave(item: ReadMedia) -> tuple[np.ndarray | None, float]:
-    """Return (float[samples], seconds) of the whole audio; None if the processor cannot read it."""
-    try:
-        wave = item.processor.waveform(item.ref).numpy()
-    except (AttributeError, MediaError, ValueError, OSError):
-        return None, 0.0
-    return wave, len(wave) / item.processor.rate_hz
-
-
-def _chosen_seconds(item: ReadMedia, seconds: float) -> list[tuple[float, float]]:
-    """Return start and end of the chosen clips, in seconds."""
-    if isinstance(item.processor, ImageBindAudioProcessor):
-        return [(start, min(stop, seconds)) for start, stop in item.processor.clip_seconds(seconds)]
-    frames = getattr(item.processor, "target_frames", None)
-    if frames is None or item.chosen is None:
-        return []
-    return [(0.01 * frames * at, min(0.01 * frames * (at + 1), seconds)) for at in sorted(set(item.chosen[1]))]
-
-
-def _draw_wave(axes: Any, wave: np.ndarray, seconds: float, chosen: Sequence[tuple[float, float]]) -> None:
-    """Draw the lowest and highest value per column, the resolution of a screen."""
-    columns = min(MOST_POINTS, len(wave))
-    edges = np.linspace(0, len(wave), columns + 1).astype(int)[:-1]
-    times = np.linspace(0, seconds, columns)
-    low, high = np.minimum.reduceat(wave, edges), np.maximum.reduceat(wave, edges)
-    for start, stop in chosen:
+def _draw_wave(axes: Any, wave: Wave) -> None:
+    """Draw the lowest and highest value per column."""
+    times = np.linspace(0, wave.seconds, len(wave.low))
+    for start, stop in wave.read:
         axes.axvspan(start, stop, color=ACCENT, alpha=0.14, linewidth=0)
-    axes.fill_between(times, low, high, color=ACCENT, linewidth=0.8)
+    axes.fill_between(times, wave.low, wave.high, color=ACCENT, linewidth=0.8)
     axes.axhline(0, color=QUIET, linewidth=0.4)
-    loudest = max(0.02, float(np.abs(wave).max()))
-    axes.set_xlim(0, seconds)
+    loudest = max(0.02, float(-wave.low.min()), float(wave.high.max()))
+    axes.set_xlim(0, wave.seconds)
     axes.set_ylim(-1.1 * loudest, 1.1 * loudest)
-    axes.set_title(f"{seconds:.2f} s; shaded: the clips that are read", color=QUIET, fontsize=8, loc="left")
+    axes.set_title(f"{wave.seconds:.2f} s; shaded: the clips that are read", color=QUIET, fontsize=8, loc="left")
 
 
 def _use_quiet_style(axes: Any) -> None:
@@ -203,25 +208,3 @@ def _use_quiet_style(axes: Any) -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color("#c9d0d9")
-
-
-SIGNATURES = (  # (bytes, offset, file extension)
-    (b"\xff\xd8", 0, ".jpg"), (b"\x89PNG", 0, ".png"), (b"WEBP", 8, ".webp"), (b"WAVE", 8, ".wav"),
-    (b"AVI ", 8, ".avi"), (b"fLaC", 0, ".flac"), (b"OggS", 0, ".ogg"), (b"ID3", 0, ".mp3"),
-    (b"ftyp", 4, ".mp4"), (b"\x1aE\xdf\xa3", 0, ".webm"),
-)  # fmt: skip
-
-
-def original_file(item: ReadMedia, folder: Path, name: str) -> Path | None:
-    """Return the media file, to be played by a page; bytes from a tar are written to the folder. None if unknown."""
-    if isinstance(item.ref, (str, Path)):
-        path = Path(item.ref)
-        return path if path.is_file() else None
-    if not isinstance(item.ref, bytes):
-        return None
-    ending = next((end for mark, at, end in SIGNATURES if item.ref[at : at + len(mark)] == mark), None)
-    if ending is None:
-        return None
-    path = folder / f"{name}{ending}"
-    path.write_bytes(item.ref)
-    return path
