@@ -1,4 +1,4 @@
-"""What the demo's page shows of a chat: messages, images, media list. All of it is text or our own files.
+"""What the demo's page shows of a chat: messages and images. All of it is text or our own files.
 
 Nothing typed, uploaded or generated becomes markup or loads a file.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.messages import Drawing, Part, Text
+from chatbridge.serve.demo.chat_state import STOPPED_EMPTY
 from chatbridge.serve.session import ChatTurn, Session
 
 MARKUP = re.compile(r"<[a-zA-Z/!?]|&[#\w]")  # beginnings of an HTML tag or entity; "2 < 3" and "R & D" have none
@@ -37,13 +38,24 @@ def messages_of(session: Session) -> list[dict[str, Any]]:
     return [message for turn in session for message in _messages(turn)]
 
 
+def number_of(session: Session, index: int) -> int:
+    """Which turn, counted from 0, the message at this index of `messages_of` belongs to; the last one beyond the end"""
+    end = 0
+    for number, turn in enumerate(session):
+        end += sum(1 for _ in _messages(turn))
+        if index < end:
+            return number
+    return max(len(session) - 1, 0)
+
+
 def _messages(turn: ChatTurn) -> Iterator[dict[str, Any]]:
     for attachment in turn.attached:
         yield {"role": "user", "content": {"path": str(attachment.path), "alt_text": as_text(attachment.kind)}}
     if turn.text:
         yield {"role": "user", "content": as_text(turn.text)}
     if turn.problem is not None:
-        yield {"role": "assistant", "content": as_text(f"Cannot answer: {turn.problem}")}
+        lead = "Note: " if turn.problem == STOPPED_EMPTY else "Cannot answer: "
+        yield {"role": "assistant", "content": as_text(lead + turn.problem)}
         return
     for note in turn.notes:
         yield {"role": "assistant", "content": as_text(f"Note: {note}")}

@@ -22,7 +22,8 @@ from chatbridge.experiment.open import open_chat
 from chatbridge.models.drawing.artist import Artist, drawing_seed
 from chatbridge.models.generators.diffusion import Diffusion
 from chatbridge.models.language import GenerateOptions
-from chatbridge.serve.demo.gradio_app import build_app, launch
+from chatbridge.serve.demo.gradio_app import build_app
+from chatbridge.serve.demo.launch import launch
 from chatbridge.serve.engine import ChatEngine
 from tests.helpers.serve_parts import ChatWorld
 from tests.helpers.slow_generator import SlowGenerator, dictate

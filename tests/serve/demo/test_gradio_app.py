@@ -15,9 +15,12 @@ import pytest
 from chatbridge.cli import demo
 from chatbridge.common.errors import ConfigError
 from chatbridge.experiment.open import task_nodes
+from chatbridge.serve.demo.controls import options_of
 from chatbridge.serve.demo.examples import find_examples
-from chatbridge.serve.demo.gradio_app import build_app, launch, options_of
+from chatbridge.serve.demo.gradio_app import build_app
+from chatbridge.serve.demo.launch import launch
 from chatbridge.serve.demo.page_content import as_text, media_list, messages_of
+from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.session import ChatTurn
 from chatbridge.serve.upload_parts import Attachment
 from tests.helpers.serve_parts import ChatWorld
@@ -27,13 +30,7 @@ TOKENS = 6
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> ChatWorld:
-    return ChatWorld(tmp_path_factory.mktemp("demo"))
-
-
-@pytest.fixture(scope="module")
-def address(world: ChatWorld) -> Iterator[str]:
-    engine = world.engine()
+def address(world: ChatWorld, engine: ChatEngine) -> Iterator[str]:
     app = build_app(engine, find_examples(task_nodes(world.config), engine.modalities))
     _, address, _ = launch(app, block=False)
     yield address
@@ -113,11 +110,11 @@ def test_the_page_loads_nothing_from_other_servers(address):
     assert address.startswith("http://127.0.0.1:")
 
 
-def test_file_names_are_escaped(world, tmp_path):
+def test_file_names_are_escaped(world, engine, tmp_path):
     """fails when the name of an upload can put markup into the page"""
     path = tmp_path / "<img src=x>.wav"
     path.write_bytes(world.files["audio"].read_bytes())
-    html = media_list((ChatTurn("?", (world.engine().attach(path),)),))
+    html = media_list((ChatTurn("?", (engine.attach(path),)),))
     assert "<img" not in html and "&lt;img src=x&gt;.wav" in html
 
 
@@ -152,11 +149,11 @@ def test_only_markup_is_escaped(texts: str, shown: str):
     assert as_text(texts) == shown
 
 
-def test_no_component_renders_markup(world):
+def test_no_component_renders_markup(engine):
     """fails when text of users or of the model reaches a component that renders Markdown or HTML"""
     import gradio
 
-    app = build_app(world.engine(), title=EVIL)
+    app = build_app(engine, title=EVIL)
     blocks = list(app.blocks.values())
     (chat,) = [block for block in blocks if isinstance(block, gradio.Chatbot)]
     assert (chat.render_markdown, chat.sanitize_html) == (False, True)
@@ -167,8 +164,9 @@ def test_no_component_renders_markup(world):
 
 def test_temperature_zero_is_greedy():
     """fails when temperature 0 divides by zero, or a temperature has no effect"""
-    assert not options_of(0, 5).sample and options_of(0, 5).max_new_tokens == 5
-    assert options_of(0.7, 5).sample and options_of(0.7, 5).temperature == 0.7
+    greedy, warm = (options_of({"temperature": degree, "max_tokens": 5}) for degree in (0, 0.7))
+    assert not greedy.sample and greedy.max_new_tokens == 5
+    assert warm.sample and warm.temperature == 0.7
 
 
 def test_examples_come_from_the_held_out_media(world):
@@ -187,4 +185,10 @@ def test_the_command_reports_mistakes(world, capsys):
     with pytest.raises(ConfigError, match=r"run\.init_from"):
         demo.main(["--cfg-path", str(world.config), "--checkpoint", "no/such"])
     asked = demo.parse_arguments(["--cfg-path", "x.yaml"])
-    assert (asked.host, asked.share, asked.port) == ("127.0.0.1", False, None)
+    assert (asked.host, asked.share, asked.port, asked.auth) == ("127.0.0.1", False, None, None)
+    with pytest.raises(ConfigError) as both:  # those of both models at once
+        demo.main(["--cfg-path", "no/a.yaml", "--compare", "no/b.yaml"])
+    assert "no/a.yaml" in str(both.value) and "no/b.yaml" in str(both.value)
+    with pytest.raises(SystemExit):
+        demo.main(["--cfg-path", "x.yaml", "--compare-options", "run.seed=1"])
+    assert "belong to --compare" in capsys.readouterr().err

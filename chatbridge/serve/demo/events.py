@@ -1,0 +1,136 @@
+"""Connects the components of the page with what their events do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import Parameter, Signature
+from typing import Any, Protocol
+
+from chatbridge.serve.demo.controls import Control
+from chatbridge.serve.demo.handlers import SAME, Handlers, View, text_and_files
+
+TOGETHER = 16  # questions of all pages that are answered at once; others wait
+
+
+class Parts(Protocol):
+    """The components; see `gradio_app.Components`."""
+
+    box: Any
+    chats: list[Any]
+    given: Any
+    state: Any
+    controls: list[Any]
+    buttons: dict[str, Any]
+
+
+def connect(gr: Any, parts: Parts, handlers: Handlers, controls: Sequence[Control]) -> None:
+    """Inside the `with` of a Blocks: every event of the page."""
+    page = _Page(gr, parts, handlers, controls)
+    page.questions()
+    page.changes()
+    page.camera()
+
+
+class _Page:
+    def __init__(self, gr: Any, parts: Parts, handlers: Handlers, controls: Sequence[Control]) -> None:
+        self.gr, self.parts, self.handlers, self.controls = gr, parts, handlers, controls
+        self.outputs = [parts.box, *parts.chats, parts.given, parts.state]
+        self.running: list[Any] = []
+
+    def questions(self) -> None:
+        """Events that make the model answer, and the stop button, which ends them."""
+        parts, do, gr = self.parts, self.handlers, self.gr
+
+        def send(message: Any, *rest: Any) -> Iterator[list[Any]]:
+            yield from self._streamed(do.send(message, rest[:-1], rest[-1]))
+
+        def retry(*rest: Any) -> Iterator[list[Any]]:
+            yield from self._streamed(do.retry(rest[:-1], rest[-1]))
+
+        def edit(data: Any, *rest: Any) -> Iterator[list[Any]]:
+            yield from self._streamed(do.edit(_row(data.index), _text(data.value), rest[:-1], rest[-1]))
+
+        edit.__annotations__ = {"data": gr.EditData}  # which is how gradio finds out what the event gives
+        settings = [*parts.controls, parts.state]
+        for function, first in ((send, ("message",)), (retry, ())):  # names of the API's arguments
+            names = (*first, *(one.name for one in self.controls), "chat")
+            parameters = [Parameter(one, Parameter.POSITIONAL_OR_KEYWORD) for one in names]
+            function.__signature__ = Signature(parameters)
+        self._answers(parts.box.submit, send, [parts.box, *settings], "chat")
+        self._answers(parts.buttons["retry"].click, retry, settings, "retry")
+        self._answers(parts.chats[0].edit, edit, settings, False)
+        for chat in parts.chats:
+            self._answers(chat.retry, retry, settings, False)
+        parts.box.stop(lambda chat: self._shown(do.stopped(chat)), [parts.state], self.outputs,
+                       api_name=False, cancels=self.running, queue=False)  # fmt: skip
+
+    def changes(self) -> None:
+        """Events that change the chat without an answer. They end an answer that is being generated."""
+        parts, do = self.parts, self.handlers
+
+        def undo(chat: Any) -> list[Any]:
+            return self._shown(do.undo(chat))
+
+        def clear() -> list[Any]:
+            return self._shown(do.clear())
+
+        ends = {"cancels": self.running, "queue": False}
+        for event, name in ((parts.buttons["undo"].click, "undo"), *((chat.undo, False) for chat in parts.chats)):
+            event(undo, [parts.state], self.outputs, api_name=name, **ends)
+        for event, name in ((parts.buttons["clear"].click, "clear"), *((chat.clear, False) for chat in parts.chats)):
+            event(clear, None, self.outputs, api_name=name, **ends)
+
+    def camera(self) -> None:
+        """A photo or a recording joins the files of the box."""
+        parts, gr = self.parts, self.gr
+
+        def attach(box: Any, file: str | None) -> tuple[Any, Any]:
+            if not file:
+                return gr.skip(), gr.skip()
+            text, files = text_and_files(box)
+            return {"text": text, "files": [*map(str, files), file]}, None
+
+        for name in ("photo", "film"):
+            if (camera := parts.buttons.get(name)) is not None:
+                camera.input(attach, [parts.box, camera], [parts.box, camera], api_name=False, queue=False)
+
+    def _answers(self, event: Callable[..., Any], function: Any, inputs: Sequence[Any], name: str | bool) -> None:
+        self.running.append(
+            event(
+                function, inputs, self.outputs, api_name=name, concurrency_limit=TOGETHER, concurrency_id="answers",
+                show_progress="hidden",
+            )
+        )  # fmt: skip
+
+    def _streamed(self, views: Iterable[View]) -> Iterator[list[Any]]:
+        """Values of the outputs; the box has a stop button in place of its send button until the end."""
+        box, last = self.gr.MultimodalTextbox, None
+        for number, view in enumerate(views):
+            last = self._shown(view)
+            if number == 0:
+                value = {} if view.box is SAME else {"value": view.box}
+                last[0] = box(**value, submit_btn=False, stop_btn=True)
+            yield last
+        if last is not None:
+            yield [box(submit_btn=True, stop_btn=False), *last[1:]]
+
+    def _shown(self, view: View) -> list[Any]:
+        box = self.gr.skip() if view.box is SAME else view.box
+        return [box, *view.messages, view.given, view.chat]
+
+
+def _row(index: Any) -> int:
+    """The number of a message: gradio counts the parts of a message, too."""
+    return index[0] if isinstance(index, (list, tuple)) else int(index)
+
+
+def _text(value: Any) -> str:
+    """The text of an edited message; gradio sends it alone or as parts."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return str(value.get("text") or value.get("content") or "")
+    return "".join(map(_text, value or ()))
+
+
+__all__ = ["TOGETHER", "Parts", "connect"]
