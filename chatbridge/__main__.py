@@ -26,6 +26,7 @@ COMMANDS = {  # name -> (module with main(arguments), its description)
     ),
     "score": ("chatbridge.cli.score", "score a file of predictions, or an evaluation again, with any metrics"),
     "runs": ("chatbridge.cli.runs", "list training runs and compare their settings and curves"),
+    "serve": ("chatbridge.cli.serve", "serve a model through the chat API of OpenAI"),
     "weights": ("chatbridge.cli.weights.command", "inspect, check, convert and download weights files"),
 }
 

@@ -14,6 +14,10 @@ class NoAnswer(ValueError):
     """A question that cannot be answered; str() is the message for the user."""
 
 
+class TooLong(NoAnswer):
+    """A question that does not fit into the context length."""
+
+
 @dataclass(frozen=True)
 class FittedPrompt:
     """A conversation that fits, with the number of rounds left out and of new tokens that still fit."""
@@ -35,7 +39,7 @@ def fit_prompt(
 
     conversation    ends with a question
     context_length  of the language model; None: no limit
-    raises          NoAnswer if the last question alone does not fit
+    raises          TooLong if the last question alone does not fit
     """
     starts = [at for at, message in enumerate(conversation) if message.role == "user"]
     size, reserved = 0, min(max_new_tokens, RESERVED)
@@ -46,17 +50,17 @@ def fit_prompt(
             return FittedPrompt(kept, num_left_out, max_new_tokens)
         if size + reserved <= context_length:
             return FittedPrompt(kept, num_left_out, min(max_new_tokens, context_length - size))
-    raise NoAnswer(
+    raise TooLong(
         f"prompt needs {size} tokens and its answer {reserved}, the model's context length is {context_length}; "
         "shorten the question"
     )
 
 
 def check_media_count(num_media: int, layout: Layout, context_length: int | None) -> None:
-    """raises NoAnswer if so many media items cannot fit, whatever their modalities; nothing is decoded for it"""
+    """raises TooLong if so many media items cannot fit, whatever their modalities; nothing is decoded for it"""
     least = num_media * min(layout.media_lengths.values(), default=0)
     if context_length is not None and least > context_length:
-        raise NoAnswer(
+        raise TooLong(
             f"{num_media} media items need at least {least} tokens, the model's context length is {context_length}; "
             "attach fewer at a time"
         )
