@@ -12,6 +12,7 @@ from chatbridge.common.types import Batch
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.cache import Cache
+from chatbridge.models.language.decode import Decoding
 from tests.helpers.tiny_models import LANGUAGE, MEDIA
 
 SIZES = {**LANGUAGE["architecture"], "initializer_range": 0.3}
@@ -98,3 +99,36 @@ def assert_asked_further(
     answers = [row[len(turn) :] for row, turn in zip(further(model, cache, asked), asked, strict=True)]
     expected = [read_again(model, (*row, *turn)) for row, turn in zip(rows, turns, strict=True)]
     assert [[new for new in answer if new not in model.language.end_ids] for answer in answers] == expected
+
+
+def check_admission(model: ChatModel, rows: Sequence[Row], turns: Sequence[Row] = TURNS) -> None:
+    """Rows that join a running decoding at any step, and their next turns after them, are answered as alone."""
+    decoding = Decoding(model.language)
+    expected = {row: model.generate(batch_of(row), SIX)[0] for row in rows}
+    running: dict[int, Row] = {}
+    waiting: list[tuple[Row, Cache | None]] = [(row, None) for row in rows]
+    num_asked = 0
+    while waiting or not decoding.is_done:
+        for _ in range(num_asked % 3):
+            if waiting:
+                row, cache = waiting.pop(0)
+                prompt = model.prompts(batch_of(row[0 if cache is None else cache.length :]), cache)
+                running[decoding.admit(prompt, SIX, cache=cache)] = row
+        num_asked += 1
+        decoding.step()
+        for number in [one for one in running if one not in decoding.unfinished]:
+            row, of_row = running.pop(number), decoding.rows[number]
+            assert of_row.answer == expected[row], row
+            cache = decoding.release(number)
+            asked = [(*row, *of_row.chosen, *turns[(num_asked + at) % len(turns)]) for at in range(len(turns))]
+            if row in rows:
+                whole = next(one for one in asked if model.fusion.keeps_states(*changes(row, one)))
+                expected[whole] = model.generate(batch_of(whole), SIX)[0]
+                waiting.append((whole, cache))
+    assert len(expected) > len(rows)
+
+
+def changes(before: Row, after: Row) -> tuple[int, int, int]:
+    """See Fusion.keeps_states: media items before, none dropped, those added."""
+    numbers = [sum(not isinstance(one, int) for one in row) for row in (before, after)]
+    return numbers[0], 0, numbers[1] - numbers[0]

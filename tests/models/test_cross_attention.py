@@ -28,6 +28,7 @@ from tests.helpers.fused_rows import (
     Row,
     assert_asked_further,
     batch_of,
+    check_admission,
     further,
     read_again,
     states,
@@ -39,6 +40,7 @@ from tests.helpers.tolerances import FP32
 
 REACHES = ("next", "previous", "all")
 FAMILIES = {**ATTENTION, **RUNNING, **REREAD}
+TEXTS: tuple[Row, ...] = ((1, 9, 4), (1, 30, 31, 12, 4))
 
 
 @pytest.fixture(scope="module")
@@ -342,3 +344,16 @@ def test_blocks_in_a_language_model_in_bf16(trained: list[str]) -> None:
     total.backward()
     torch.testing.assert_close(total.detach(), expected, atol=0.0, rtol=0.05)
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("architecture", "reach"), [("llama", "previous"), ("gpt2", "next"), ("qwen2", "all")])
+def test_conversations_join_and_leave_with_their_media(architecture: str, reach: str) -> None:
+    """Fails when a running answer reads the media of a conversation that joins or left, or none of its own; also for
+    text alone, with and without a cache of an earlier turn, at every step of another one."""
+    model = gated(architecture, media=reach, gate=2.0)
+    check_admission(model, [*ROWS, *TEXTS])
+
+
+def test_text_alone_stays_as_it_is_beside_media() -> None:
+    """Fails when the feed-forward part, which changes text in the reference's batches, changes who joins one."""
+    check_admission(gated(text_only="feed_forward", gate=2.0), [*ROWS, *TEXTS])

@@ -54,7 +54,7 @@ class GatedBlock(nn.Module):
         x = x + _gated(self.attention_gate, self.attention(x, seen.tokens.to(x.dtype), seen.reads), x)
         x = x + _gated(self.feed_forward_gate, self.feed_forward(x), x)
         x = x.to(hidden.dtype)
-        return x if seen.everywhere else torch.where(seen.has_media, x, hidden)
+        return x if (changes := seen.changes) is None else torch.where(changes, x, hidden)
 
     def _untouched(self, hidden: Tensor) -> Tensor:
         """The same values; where gradients are taken, ranks that share the block expect one of every tensor."""

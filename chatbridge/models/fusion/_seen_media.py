@@ -29,6 +29,8 @@ class SeenMedia(Context):
     has_media  bool[B, L or 1, 1]  whether its conversation has an item
     was_changed  bool[B]       whether layers changed what was read of the row so far, for items since cropped too
     has_lost   bool[B]         whether an item was cropped that what was read may have seen
+    is_apart   bool[B]         with `everywhere`: whether it was read without media before it joined others, so that
+                               no layer changes it; None: no row was
     """
 
     tokens: Tensor
@@ -40,6 +42,7 @@ class SeenMedia(Context):
     has_media: Tensor
     was_changed: Tensor
     has_lost: Tensor
+    is_apart: Tensor | None = None
     is_stepwise: bool = False
 
     def at(self, positions: Tensor) -> SeenMedia:
@@ -51,7 +54,8 @@ class SeenMedia(Context):
         """The sequences with these indices, int64[R]."""
         rows = rows.to(self.start.device)
         names = ("tokens", "start", "positions", "reads", "has_media", "was_changed", "has_lost")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        is_apart = None if self.is_apart is None else self.is_apart[rows]
+        return replace(self, is_apart=is_apart, **{name: getattr(self, name)[rows] for name in names})
 
     def followed_by(self, later: SeenMedia) -> SeenMedia:
         tokens, start = torch.cat([self.tokens, later.tokens], 1), torch.cat([self.start, later.start], 1)
@@ -67,7 +71,9 @@ class SeenMedia(Context):
         """The context of `num_rows` other sequences, which no media have changed."""
         start = self.start.new_full((num_rows, 1), NEVER)
         tokens = self.tokens.new_zeros(num_rows, 1, self.tokens.shape[2])
-        return seen(tokens, start, self.reach, self.everywhere, start.new_zeros(num_rows, 1))
+        found = seen(tokens, start, self.reach, self.everywhere, start.new_zeros(num_rows, 1))
+        nothing = start.new_zeros(num_rows, dtype=torch.bool)
+        return replace(found, was_changed=nothing, is_apart=~nothing if self.everywhere else None)
 
     @classmethod
     def join(cls, contexts: Sequence[SeenMedia]) -> SeenMedia:
@@ -77,16 +83,31 @@ class SeenMedia(Context):
         first = contexts[0]
         whole = seen(tokens, start, first.reach, first.everywhere, start.new_zeros(len(start), 1))
         marks = {name: torch.cat([getattr(one, name) for one in contexts]) for name in ("was_changed", "has_lost")}
-        return replace(whole, **marks)
+        return replace(whole, is_apart=_joined_marks(contexts), **marks)
 
     def _like(self, other: SeenMedia) -> SeenMedia:
         """Another context of the same sequences, which have been read this far."""
-        return replace(other, was_changed=self.was_changed | other.was_changed, has_lost=self.has_lost)
+        changed = other.was_changed if self.is_apart is None else other.was_changed & ~self.is_apart
+        marks = {"was_changed": self.was_changed | changed, "has_lost": self.has_lost}
+        return replace(other, is_apart=self.is_apart, **marks)
+
+    @property
+    def changes(self) -> Tensor | None:
+        """Which positions the layers change, bool[B, L or 1, 1]; None: all."""
+        if not self.everywhere:
+            return self.has_media
+        return None if self.is_apart is None else ~self.is_apart[:, None, None]
 
     @property
     def num_tokens(self) -> Tensor:
         """Media tokens of each row, int64[B]."""
         return (self.start < NEVER).sum(1)
+
+
+def _joined_marks(contexts: Sequence[SeenMedia]) -> Tensor | None:
+    if all(one.is_apart is None for one in contexts):
+        return None
+    return torch.cat([torch.zeros_like(one.has_lost) if one.is_apart is None else one.is_apart for one in contexts])
 
 
 def seen(tokens: Tensor, start: Tensor, reach: Reach, everywhere: bool, positions: Tensor) -> SeenMedia:

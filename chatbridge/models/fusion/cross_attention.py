@@ -165,7 +165,8 @@ class CrossAttention(Fusion):
         if context is not None:
             earlier = cast("SeenMedia", context)
             was_changed, has_lost = earlier.was_changed, earlier.has_lost
-            will_be = is_new | (earlier.num_tokens > 0) | earlier.everywhere
+            is_apart = torch.zeros_like(is_new) if earlier.is_apart is None else earlier.is_apart
+            will_be = is_new | (earlier.num_tokens > 0) | (~is_apart if earlier.everywhere else is_apart)
         if self.config.media == "next":
             self._refuse(is_new | has_lost, "media: next lets earlier text read the item that comes next")
         self._refuse(was_changed != will_be, "the blocks change a whole conversation as soon as it has media")
