@@ -26,6 +26,7 @@ from chatbridge.models.language.decode import Decoding, Generation, OnId
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts, left_padded
 from chatbridge.models.language.generation import start_generation
 from chatbridge.models.language.likelihood import Likelihood, likelihoods
+from chatbridge.models.language.reading import read_ahead
 from chatbridge.models.loss import USUAL_VOCABULARY, cross_entropy, most_logits
 from chatbridge.models.routes import Route
 from chatbridge.models.source_losses import per_source
@@ -125,13 +126,14 @@ class ChatModel(nn.Module):
             raise ValueError(f"no route for {', '.join(unknown)}; this model has routes for {', '.join(routes)}")
         return {modality: routes[modality].tokens(items) for modality, items in media.items() if len(items)}
 
-    def prepared(self, batch: Batch) -> tuple[Tensor, Context | None]:
+    def prepared(self, batch: Batch, media_tokens: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Context | None]:
         """The input of the language model, float[B, L, D], and the context of the fusion's layers inside it.
 
-        batch    ids int64[B, L], media modality -> [M, ...], media_slots modality -> int64[M, slots]
-        raises   ValueError for media without a route, or media that do not match their slots in number or length
+        batch         ids int64[B, L], media modality -> [M, ...], media_slots modality -> int64[M, slots]
+        media_tokens  those of its media, if the caller has them: modality -> float[M, K, W]
+        raises        ValueError for media without a route, or media that do not match their slots in number or length
         """
-        tokens = self.media_tokens(batch.media)
+        tokens = self.media_tokens(batch.media) if media_tokens is None else media_tokens
         check_slots(self.fusion, tokens, batch)
         return self.fusion.prepare(self.language.embed(batch.ids), tokens, batch)
 
@@ -181,6 +183,7 @@ class ChatModel(nn.Module):
         stops: BatchStops = (),
         cache: Cache | None = None,
         processors: Processors = (),
+        media_tokens: Mapping[str, Tensor] | None = None,
     ) -> Generation:
         """A generation of answers to B prompts of any lengths; each `step` adds a token to every unfinished answer.
 
@@ -190,10 +193,11 @@ class ChatModel(nn.Module):
         cache       from `language.new_cache()`, empty or with earlier turns of these conversations; then the batch has
                     only what comes after them. Prompts and answers are added to it
         processors  additional logits processors of transformers
+        media_tokens  see `prepared`
         raises      ValueError for packed sequences, and see language.generation.start_generation
         """
         with self._precision():
-            prompts = self.prompts(batch, cache)
+            prompts = self.prompts(batch, cache, media_tokens)
         options = options or GenerateOptions()
         return start_generation(self.language, prompts, options, stops, cache, processors, self._precision)
 
@@ -234,10 +238,13 @@ class ChatModel(nn.Module):
         with self._precision():
             generation.restart(row, self.prompts(batch))
 
-    def prompts(self, batch: Batch, cache: Cache | None = None) -> EmbeddedPrompts:
+    def prompts(
+        self, batch: Batch, cache: Cache | None = None, media_tokens: Mapping[str, Tensor] | None = None
+    ) -> EmbeddedPrompts:
         """The embedded prompts of a batch, float[B, L, D] padded on the left; positions continue those of the cache.
 
-        raises   ValueError for packed sequences and side texts
+        media_tokens  see `prepared`
+        raises        ValueError for packed sequences and side texts
         """
         if batch.segments is not None:
             raise ValueError(
@@ -247,9 +254,32 @@ class ChatModel(nn.Module):
             self.fusion.check_continued(cast("Context | None", cache.context), batch)
             start = cache.positions(1, batch.ids.device)
             batch = replace(batch, positions=batch.positions + start)
-        unpadded, context = self.prepared(batch)
+        unpadded, context = self.prepared(batch, media_tokens)
         embeds, mask = left_padded(unpadded, batch.lengths)  # [B, L, D], [B, L]
         return EmbeddedPrompts(embeds, mask, context, self.fusion.show)
+
+    @torch.no_grad()
+    def embedded(
+        self, batch: Batch, cache: Cache | None = None, media_tokens: Mapping[str, Tensor] | None = None
+    ) -> EmbeddedPrompts:
+        """As `prompts`, float[B, L, D], without gradients and in the precision of generations; see `Decoding.admit`."""
+        with self._precision():
+            return self.prompts(batch, cache, media_tokens)
+
+    @torch.no_grad()
+    def encoded(self, media: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `media_tokens`, float[M, K, W], on the device, without gradients, in the precision of generations."""
+        with self._precision():
+            return self.media_tokens({modality: items.to(self.device) for modality, items in media.items()})
+
+    def read_ahead(self, prompt: EmbeddedPrompts, cache: Cache, num_positions: int) -> EmbeddedPrompts:
+        """Read the first positions of a prompt into its cache; see `language.reading.read_ahead`."""
+        with self._precision():
+            return read_ahead(self.language, prompt, cache, num_positions)
+
+    def new_decoding(self) -> Decoding:
+        """A generation without prompts, to which rows are admitted while it runs."""
+        return Decoding(self.language, precision=self._precision)
 
     def train(self, mode: bool = True) -> ChatModel:
         """Set training mode; frozen components stay in eval mode."""

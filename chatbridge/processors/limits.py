@@ -53,6 +53,13 @@ class ChatLimits:
     # user is asked to begin a new conversation. null: the model's context is the only limit
     max_words: Annotated[int | None, Range(low=1)] = None
     max_images: Annotated[int | None, Range(low=0)] = None  # attached and drawn ones
+    max_batch: Annotated[int, Range(low=1)] = 16  # answers that are generated at the same time; others wait
+    max_waiting: Annotated[int, Range(low=0)] = 64  # questions that may wait; beyond: refused at once, to ask again
+    # what is kept so that it is neither read nor encoded again, what was used longest ago goes first; 0: nothing.
+    # KV caches of conversations, on the device of the model
+    prompt_cache_mb: Annotated[float, Unit("MB"), Range(low=0)] = 4096.0
+    media_cache_mb: Annotated[float, Unit("MB"), Range(low=0)] = 256.0  # encoded images, videos and sounds, also there
+    upload_cache_mb: Annotated[float, Unit("MB"), Range(low=0)] = 256.0  # decoded files, in the memory of the machine
 
     @property
     def limits(self) -> Limits:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -21,37 +20,42 @@ from chatbridge.experiment.build import build_chat, check_drawing
 from chatbridge.experiment.open import as_trained, config_of, open_chat
 from chatbridge.experiment.roots import Chat
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.models.drawing import Artist, DrawingDecoding, start_drawing
+from chatbridge.models.drawing import Artist
 from chatbridge.models.drawing.start import BEAMS
 from chatbridge.models.generators import Generator
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.answer_options import AnswerOptions, options_from
-from chatbridge.models.language.cache import Cache
-from chatbridge.models.language.decode import Decoding, Generation
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.processors.media_processor import with_limits
-from chatbridge.serve.answer import Answer, are_same, without_lone_surrogates
+from chatbridge.serve.answer import Answer, without_lone_surrogates
+from chatbridge.serve.answer_stream import AnswerStream
 from chatbridge.serve.context_length import check_media_count, fit_prompt
+from chatbridge.serve.encoded_media import EncodedMedia
 from chatbridge.serve.growing_answer import GrowingAnswer
 from chatbridge.serve.message_inputs import check_message, check_question, is_waveform, parts_of
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.prompt_cache import PromptCache
-from chatbridge.serve.rendering import progress_of
-from chatbridge.serve.request import RequestSettings
+from chatbridge.serve.request import PLAIN, RequestSettings
+from chatbridge.serve.scheduler import Request, Scheduler
+from chatbridge.serve.scheduler.beginnings import Beginnings
+from chatbridge.serve.scheduler.scheduler import CLOSED
+from chatbridge.serve.token_texts import TokenTexts
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia
 from chatbridge.serve.upload_reader import UploadReader
 
-NO_SETTINGS = RequestSettings()
+UNCOUNTED = "log-probabilities are of answers without beams and drawings; set num_beams to 1, or do not ask for them"
 
 
 class ChatEngine:
-    """Answers conversations. Calls from several threads alternate, one token each.
+    """Answers conversations. Any number of threads may ask at once: their answers grow together, see `Scheduler`.
 
     about         lines for the user: which weights were loaded
     limits        of uploaded files, which separate processes read; see `upload_reader`
     generation    generation settings that a question without options uses
     question_form  how front ends put the files and the text of a question together
-    prompt_cache  KV cache of the last conversation: a question that continues it reads only new tokens
+    prompt_cache  KV caches of recent conversations: a question that continues one reads only new tokens
+    encoded       media of recent conversations: each is encoded once
+    scheduler     runs the model, in a thread of its own while there are questions
     """
 
     def __init__(
@@ -77,8 +81,11 @@ class ChatEngine:
         file_limits = self.limits.limits
         self.processors = {name: with_limits(one, file_limits) for name, one in model.processors(train=False).items()}
         self.reader = UploadReader(self.processors, self.limits)
-        self.prompt_cache = PromptCache()
-        self._turn = threading.Lock()
+        self.prompt_cache = PromptCache(self.limits.prompt_cache_mb)
+        self.encoded = EncodedMedia(self.limits.media_cache_mb)
+        beginnings = Beginnings(self.model, self.prompt_cache, self.encoded, lambda: self.artist, self._encoder_input)
+        self.scheduler = Scheduler(self.model, beginnings, self.limits)
+        self._texts = TokenTexts(layout.tokenizer)
 
     @classmethod
     def from_config(
@@ -163,7 +170,7 @@ class ChatEngine:
         self,
         conversation: Conversation,
         options: GenerateOptions | None = None,
-        settings: RequestSettings = NO_SETTINGS,
+        settings: RequestSettings = PLAIN,
     ) -> Answer:
         """The complete answer to the last turn; see `stream`."""
         *_, last = self.stream(conversation, options, settings=settings)
@@ -187,28 +194,48 @@ class ChatEngine:
         conversation: Conversation,
         options: GenerateOptions | None = None,
         is_stopped: Callable[[], bool] = lambda: False,
-        settings: RequestSettings = NO_SETTINGS,
+        settings: RequestSettings = PLAIN,
     ) -> Iterator[Answer]:
         """The answer as it grows; the last item is complete. Closing the iterator stops the generation.
+
+        It is generated from now on, whether items are requested or not.
 
         settings    further stop strings, which the answer does not contain, log-probabilities, a time limit
         is_stopped  checked before every token, and several times a second while an image is rendered; True ends the
                     iterator, without a complete answer. Several tokens may pass between two items, since an item has
                     new text, or a new share of the image that is being rendered
-        raises   MediaError for a media item that cannot be read, NoAnswer without a question or room for an answer;
-                 both when it is called, before the first item is requested
+        raises   MediaError for a media item that cannot be read, NoAnswer without a question or room for an answer,
+                 Busy when too many questions wait, Unavailable once it is closed, ValueError for settings that do not
+                 go together; all when it is called, before the first item is requested
         """
+        asked_at = time.monotonic()
         options = options or self.generation
         if self.generator is not None and options.num_beams > 1:
             raise ValueError(BEAMS)
+        if settings.top_logprobs is not None and (options.num_beams > 1 or self.layout.template.drawing_ids):
+            raise ValueError(UNCOUNTED)
         self._check(conversation)
         conversation = tuple(without_lone_surrogates(message) for message in conversation)
         check_question(conversation, self.modalities)
         fitted = fit_prompt(conversation, self.layout, self._context_length, options.max_new_tokens)
         room = fitted.max_new_tokens
         options = replace(options, max_new_tokens=room, min_new_tokens=min(options.min_new_tokens, room))
+        conversation = self._read(fitted.conversation)
+        digests: dict[str, list[bytes]] = {}
+        for item in media_parts(conversation):
+            digests.setdefault(item.modality, []).append(cast("DecodedMedia", item.ref).digest)
         layout = self.layout.stopping_at(settings.stop)
-        return self._stream(self.prompts([fitted.conversation]), options, layout, fitted.notes, is_stopped)
+        request = Request(self.prompts([conversation]), digests, options, layout, settings, asked_at)
+        return AnswerStream(self.scheduler, request, GrowingAnswer(request, fitted.notes, self._texts), is_stopped)
+
+    def _read(self, conversation: Conversation) -> Conversation:
+        """The conversation with its media as the inputs of their encoders. raises MediaError"""
+        return tuple(replace(one, parts=tuple(map(self._read_part, one.parts))) for one in conversation)
+
+    def _read_part(self, part: Part) -> Part:
+        if isinstance(part, Text) or (media := part.image if isinstance(part, Drawing) else part) is None:
+            return part
+        return part if isinstance(media.ref, DecodedMedia) else replace(part, ref=DecodedMedia(self._input(media)))
 
     @property
     def _context_length(self) -> int | None:
@@ -254,54 +281,30 @@ class ChatEngine:
             accepted = ", ".join(self.processors) or "text only"
             raise MediaError(f"this model cannot process {modality}; it accepts {accepted}{hint}")
 
-    def _stream(
-        self,
-        batch: Batch,
-        options: GenerateOptions,
-        layout: Layout,
-        notes: tuple[str, ...],
-        is_stopped: Callable[[], bool],
-    ) -> Iterator[Answer]:
-        """Generate token by token; the lock is free between tokens, while an image is rendered, and while the caller
-        holds the iterator."""
-        parts: tuple[Part, ...] = ()
-        with self._turn:
-            decoding, cache = self._begin(batch, options, layout)
-        growing = GrowingAnswer(decoding, layout, notes, options.max_new_tokens)
-        try:
-            while not (decoding.is_done or is_stopped()):
-                if (caption := growing.rendering) is not None:
-                    now = growing.now(parts, caption)
-                    yield now
-                    with closing(progress_of(growing.render, is_stopped)) as shares:
-                        yield from (replace(now, rendered=share) for share in shares)
-                    if is_stopped():
-                        break
-                with self._turn:
-                    decoding.step()
-                if not decoding.is_done and not are_same(grown := growing.parts, parts):
-                    parts = grown
-                    yield growing.now(parts)
-            if decoding.is_done:
-                yield growing.complete()
-        except GeneratorExit:
-            self._keep(cache, batch, decoding)
-            raise
-        self._keep(cache, batch, decoding)  # not after an error: layers may have read different numbers of tokens
-
-    def _begin(self, batch: Batch, options: GenerateOptions, layout: Layout) -> tuple[Generation, Cache | None]:
-        """The decoding of an answer and its cache; without beams it continues from the cached prompt."""
-        if options.num_beams > 1:
-            return self.model.start_generation(batch, options, layout.stops), None
-        cache, rest = self.prompt_cache.take(self.model, batch)
-        if self.layout.template.drawing_ids is None:
-            return self.model.start_generation(rest, options, layout.stops, cache), cache
-        decoding = start_drawing(self.model, layout, batch, options, self.artist, self._encoder_input, cache, rest)
-        return decoding, cache
-
     def _encoder_input(self, image: Tensor) -> Tensor:
         return self.processors["image"](image, None)
 
-    def _keep(self, cache: Cache | None, batch: Batch, decoding: Generation) -> None:
-        if cache is not None and isinstance(decoding, (Decoding, DrawingDecoding)):
-            self.prompt_cache.put(cache, batch, decoding.chosen[0])
+    def forget(self) -> None:
+        """Free the memory of all that is kept between requests; needed after the weights have changed."""
+        self.prompt_cache.forget()
+        self.encoded.forget()
+        self.reader.kept.forget()
+
+    def stats(self) -> Mapping[str, float | Mapping[str, float]]:
+        """What was counted since the start, and what the caches hold; see `Backend.stats`."""
+        found: dict[str, float | Mapping[str, float]] = dict(self.scheduler.stats())
+        caches = {"prompt": self.prompt_cache, "media": self.encoded, "upload": self.reader.kept}
+        for name, counts in ((name, cache.counts()) for name, cache in caches.items()):
+            found[f"{name}_cache_bytes"] = counts.num_bytes
+            found[f"{name}_cache_entries"] = counts.num_entries
+            found[f"{name}_cache_total"] = {"hit": counts.hits, "miss": counts.misses}
+        return found
+
+    def problem(self) -> str | None:
+        """Why it cannot answer at present; None: it can."""
+        return CLOSED if self.scheduler.is_closed else None
+
+    def close(self) -> None:
+        """End all requests, the thread of the model and the processes that read files."""
+        self.scheduler.close()
+        self.reader.close()

@@ -34,6 +34,7 @@ from chatbridge.processors.image_file import read_image
 from chatbridge.processors.limits import ChatLimits, Limits
 from chatbridge.processors.media_processor import Processor
 from chatbridge.processors.media_source import name_of
+from chatbridge.serve.kept_uploads import KeptUploads
 from chatbridge.serve.media_preview import Preview, preview_of
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia, attach, decoded
 
@@ -60,6 +61,7 @@ class ReadRequest:
 class UploadReader:
     """Reads files for a chat. Calls from several threads run in parallel, up to the number of fork servers.
 
+    kept         files that were read, by their content
     processors   modality -> processor with the limits of the chat
     """
 
@@ -67,6 +69,7 @@ class UploadReader:
         self, processors: Mapping[str, Processor], limits: ChatLimits, num_fork_servers: int = NUM_FORK_SERVERS
     ) -> None:
         self.read_file, self.limits = _ReadFile(processors), limits
+        self.kept = KeptUploads(limits.upload_cache_mb, limits.max_file_mb)
         self._free: queue.SimpleQueue[_ForkServer] = queue.SimpleQueue()
         num_fork_servers = num_fork_servers if can_fork() else 0
         self._fork_servers = [_ForkServer(self.read_file, limits.time_limit_s) for _ in range(num_fork_servers)]
@@ -78,11 +81,13 @@ class UploadReader:
 
         modality   one of the processors; None: the content decides
         """
-        return self._result(ReadRequest(Path(path), modality, is_upload=True), Path(path).name)
+        path = Path(path)
+        request = ReadRequest(path, modality, is_upload=True)
+        return self.kept.attachment(path, modality, lambda: self._result(request, path.name))
 
     def read(self, modality: str, ref: str | Path | bytes) -> DecodedMedia:
         """A media item as the input of its encoder. raises MediaError with a message for the user"""
-        return self._result(ReadRequest(ref, modality), name_of(ref))
+        return self.kept.media(modality, ref, lambda: self._result(ReadRequest(ref, modality), name_of(ref)))
 
     def pixels(self, ref: str | Path | bytes) -> Tensor:
         """An image file as uint8[3, H, W]. raises MediaError with a message for the user"""

@@ -137,7 +137,7 @@ def test_a_conversation_with_a_drawing_continues_from_the_cache(engine, say):
     say("so {a cat} .")
     first = engine.answer(QUESTION, GenerateOptions(max_new_tokens=40, seed=3))
     following = (*QUESTION, first.message, user("and ?"))
-    kept = engine.prompt_cache._kept
+    kept = engine.prompt_cache.latest
     assert kept is not None
     shared = num_shared(kept[1], positions_of(engine.prompts([following])))
     text_after = len(engine.layout.tokenizer.encode(" ."))

@@ -96,7 +96,7 @@ def no_image(part: Any) -> bool:
 
 def shared_with(engine: ChatEngine, conversation: Conversation) -> int:
     """Positions of the next prompt that the kept cache has."""
-    kept = engine.prompt_cache._kept
+    kept = engine.prompt_cache.latest
     assert kept is not None and len(kept[1]) == kept[0].length
     return num_shared(kept[1], positions_of(engine.prompts([conversation])))
 
@@ -208,7 +208,7 @@ def test_a_context_that_is_full_ends_the_answer(engine, dictated, monkeypatch, r
     dictated("<start>", "<end>", "<start>", "<end>", "<start>", "<end>", "<start>", "<end>", "<start>", "<end>")
     answer = engine.answer(QUESTION, OPTIONS)
     assert answer.is_done and answer.is_cut and any("context" in note for note in answer.notes)
-    kept = engine.prompt_cache._kept
+    kept = engine.prompt_cache.latest
     assert kept is not None and kept[0].length < length
 
 

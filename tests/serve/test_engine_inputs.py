@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from chatbridge.conversation.messages import Message, Text, assistant, user
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.request import RequestSettings
+from chatbridge.serve.scheduler.requests import Finished, Request
 
 
 @pytest.fixture
@@ -19,12 +19,12 @@ def generations(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> list[tup
     """Batch and options of every generation."""
     calls: list[tuple[Any, GenerateOptions]] = []
 
-    def start_generation(batch: Any, options: GenerateOptions, *rest: Any) -> SimpleNamespace:
-        calls.append((batch, options))
-        return SimpleNamespace(is_done=True, answers=[[]])
+    def submit(request: Request) -> None:
+        calls.append((request.batch, request.options))
+        request.events.put(Finished(()))
 
-    engine.prompt_cache.forget()  # a cached beginning would be missing in the batch
-    monkeypatch.setattr(engine.model, "start_generation", start_generation)
+    monkeypatch.setattr(engine.scheduler, "submit", submit)
+    monkeypatch.setattr(engine.scheduler, "cancel", lambda *given: None)
     return calls
 
 

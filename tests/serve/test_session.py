@@ -55,7 +55,7 @@ def test_an_error_of_the_model_ends_its_turn_only(engine, world, monkeypatch):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "start_generation", broken)
+        patch.setattr(engine.model, "embedded", broken)
         *_, session = ask(engine, (), "what ?", [world.files["image"]], SHORT)
     assert session[0].problem == "the model failed (RuntimeError: out of memory)"
     *_, session = ask(engine, session, "what ?", [world.files["image"]], SHORT)

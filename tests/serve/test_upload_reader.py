@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reader") / "uploads"
     image = write_files(folder)["image"].read_bytes()
     for name in ("hang", "crash", "count", "bug"):
-        (folder / f"{name}.jpg").write_bytes(image)
+        (folder / f"{name}.jpg").write_bytes(image + name.encode())  # no two have the same content
     return folder
 
 
