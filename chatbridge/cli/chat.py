@@ -6,10 +6,11 @@ import io
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from chatbridge.cli.chat_arguments import options_of, parse_arguments
+from chatbridge.cli.chat_arguments import options_of, parse_arguments, request_settings
 from chatbridge.cli.chat_loop import ChatLoop
 from chatbridge.cli.chat_terminal import AnswerPrinter, tell
 from chatbridge.common import log
@@ -23,6 +24,8 @@ from chatbridge.serve.drawn_files import DrawnFiles
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.media_refs import names_of, place_problem, problem_of
 from chatbridge.serve.moved_files import hint_moved_files
+from chatbridge.serve.request import NO_SETTINGS, RequestSettings
+from chatbridge.serve.saved_conversation import LoadError
 
 logger = log.get_logger("chat")
 
@@ -46,7 +49,7 @@ def chat(cfg_path: str | Path, args: Namespace) -> int:
         config = open_chat(cfg_path, args.options, args.checkpoint).config
     except ConfigError as error:
         raise ConfigError([*error.problems, *filter(None, map(place_problem, args.media))]) from None
-    options = checked(config, args)
+    options, settings = checked(config, args)
     if args.check:
         print(plan_chat(config, args.gpu_id))
         return 0
@@ -56,30 +59,60 @@ def chat(cfg_path: str | Path, args: Namespace) -> int:
     engine = ChatEngine.from_settings(config, args.gpu_id)
     logger.info("\n".join(engine.about))
     with tempfile.TemporaryDirectory(prefix="chatbridge_chat_") as folder:
-        dialogue = Dialogue(engine, Path(folder), options)
+        dialogue = Dialogue(engine, Path(folder), options, settings)
+        if args.load is not None:
+            resume(dialogue, args.load, is_quiet=prompt is not None)
         for one in args.media:
             added = dialogue.attach(one)  # a file that cannot be read ends the command: MediaError
             if prompt is None and not args.batch:
                 tell(f"attached: {', '.join(names_of([added]))}" + (f" ({added.note})" if added.note else ""))
-        printer = AnswerPrinter(args.json or args.batch, DrawnFiles(args.drawings))
+        saving = None if args.save is None else partial(dialogue.save, args.save)
+        printer = AnswerPrinter(args.json or args.batch, DrawnFiles(args.drawings), saving)
         if args.batch:
             return answer_lines(dialogue, printer)
         if prompt is not None and not args.interactive:
-            return answer_once(dialogue, printer, prompt)
-        return converse(dialogue, printer, prompt)
+            code = answer_once(dialogue, printer, prompt)
+        else:
+            code = converse(dialogue, printer, prompt)
+        return code or int(printer.num_unsaved > 0)
 
 
-def checked(config: Chat, args: Namespace) -> GenerateOptions:
-    """The generation settings. raises ConfigError with the mistakes in files, addresses and settings together"""
+def resume(dialogue: Dialogue, file: Path, is_quiet: bool) -> None:
+    """Continue a saved conversation. raises MediaError"""
+    try:
+        found = dialogue.load(file)
+    except LoadError as error:
+        raise MediaError(f"--load: {error}") from None
+    if not is_quiet:
+        tell("\n".join([f"loaded {found.id} with {len(found.session)} questions", *found.notes]))
+
+
+def checked(config: Chat, args: Namespace) -> tuple[GenerateOptions, RequestSettings]:
+    """The generation settings, stop strings and time limit. raises ConfigError with the mistakes in files, addresses
+    and settings together"""
     problems = [problem for one in args.media if (problem := problem_of(one, tuple(config.model.routes))) is not None]
     options: GenerateOptions = config.evaluation.generation
+    settings = NO_SETTINGS
     try:
         options = options_of(args, options)
     except ConfigError as error:
         problems += error.problems
+    try:
+        settings = request_settings(args)
+    except ConfigError as error:
+        problems += error.problems
+    problems += saved_problems(args)
     if problems:
         raise ConfigError(problems)
-    return options
+    return options, settings
+
+
+def saved_problems(args: Namespace) -> Iterator[Problem]:
+    """What is wrong with the files of --load and --save, as far as it shows without opening them."""
+    if args.load is not None and not args.load.expanduser().is_file():
+        yield Problem("--load", f"there is no file {args.load}")
+    if args.save is not None and args.save.suffix.lower() not in (".jsonl", ".zip"):
+        yield Problem("--save", f"{args.save} is neither .jsonl nor .zip", hint="conversations are JSON lines")
 
 
 def answer_once(dialogue: Dialogue, printer: AnswerPrinter, prompt: str) -> int:

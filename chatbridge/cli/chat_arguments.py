@@ -13,6 +13,7 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.answer_options import changed
 from chatbridge.serve.media_refs import MediaRef
+from chatbridge.serve.request import RequestSettings
 
 DESCRIPTION = """Chat with a model in the terminal: one question with --prompt, or a conversation without it.
 
@@ -52,7 +53,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     settings = parser.add_argument_group("generation", "replace those of evaluation.generation in the file")
     for name, (kind, text) in SETTINGS.items():
         settings.add_argument(f"--{name}", type=kind, metavar="X" if kind is float else "N", help=text)
+    settings.add_argument("--stop", nargs="+", default=[], metavar="TEXT", help="an answer ends before any of these")
+    settings.add_argument("--time-limit", type=float, metavar="S", help="seconds after which an answer is ended")
     args = parser.parse_args(arguments)
+    if args.batch and (args.load is not None or args.save is not None):
+        parser.error("--batch asks each question in a conversation of its own; leave out --load and --save")
     if args.cfg_path is None and args.checkpoint is None:
         parser.error("give --cfg-path, or --checkpoint with the folder of a run")
     if args.batch and (args.prompt is not None or args.interactive):
@@ -72,6 +77,10 @@ def _add_question(parser: argparse.ArgumentParser) -> None:
         help="a JSON object per answer: prompt, media, answer, drawings, tokens, is_complete; or problem")  # fmt: skip
     group.add_argument("--drawings", type=Path, default=Path("drawings"), metavar="FOLDER",
         help="where images that the model draws are saved (default: %(default)s)")  # fmt: skip
+    group.add_argument("--load", type=Path, metavar="FILE",
+        help="continue the last conversation of a saved file (.jsonl, .zip)")  # fmt: skip
+    group.add_argument("--save", type=Path, metavar="FILE.jsonl",
+        help="save the conversation after every answer, with copies of its files")  # fmt: skip
     for one in MODALITIES:
         text = f"{one.noun} for the first question: a path or an http(s) address"
         group.add_argument(f"--{one.name.replace('_', '-')}", nargs="+", action=_AddMedia, const=one.name,
@@ -109,6 +118,16 @@ def options_of(args: argparse.Namespace, default: GenerateOptions) -> GenerateOp
         name = next((key for key in given if message.startswith(key)), "")
         flag = f"--{name.replace('_', '-')}" if name else "generation"
         raise ConfigError([Problem(flag, message.removeprefix(name).strip())]) from None
+
+
+def request_settings(args: argparse.Namespace) -> RequestSettings:
+    """The stop strings and the time limit. raises ConfigError"""
+    try:
+        return RequestSettings(stop=tuple(args.stop), time_limit_s=args.time_limit)
+    except ValueError as error:
+        flag = "--stop" if str(error).startswith("stop") else "--time-limit"
+        message = str(error).removeprefix("stop: ").replace("time_limit_s is", "is")
+        raise ConfigError([Problem(flag, message)]) from None
 
 
 def _key(flag: str) -> str:

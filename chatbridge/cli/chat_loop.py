@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 
 import yaml
 
@@ -15,7 +17,9 @@ from chatbridge.common.errors import MediaError, nearest
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.media_refs import names_of, refs_in
+from chatbridge.serve.saved_conversation import LoadError, SaveError
 from chatbridge.serve.session import ChatTurn
+from chatbridge.serve.what_it_saw import what_it_saw
 
 COMMAND = re.compile(r"/([a-z][a-z0-9_]*)(?:\s+(.*))?", re.DOTALL)  # "/dev/null" and "/ 2" are text
 
@@ -37,6 +41,16 @@ class ChatLoop:
             "drop": (self._drop, "remove the files that wait for the next question"),
             "undo": (self._undo, "remove the last question and its answer"),
             "retry": (self._retry, "answer the last question again"),
+            "save": (
+                self._save,
+                "FILE.jsonl   save the conversation, with copies of its files; FILE.zip: in one file; "
+                "/save FILE.jsonl link: without copies",
+            ),
+            "load": (
+                self._load,
+                "FILE [ID]   continue a saved conversation: the last one of the file, or that ID or number",
+            ),
+            "prompt": (self._prompt, "show what the model was given for the last question, and what it took"),
             "reset": (self._reset, "begin a new conversation"),
             "set": (self._set, "KEY=VALUE ...   change settings of generation"),
             "settings": (self._settings, "show model, weights and settings of generation"),
@@ -129,6 +143,46 @@ class ChatLoop:
         self.dialogue.reset()
         tell("a new conversation")
 
+    def _save(self, rest: str) -> None:
+        words = _words(rest)
+        is_link = len(words) == 2 and words[1] == "link"
+        if not words or (len(words) > 1 and not is_link):
+            self._failed("/save needs one file: /save talk.jsonl, or /save talk.jsonl link")
+            return
+        try:
+            saved = self.dialogue.save(Path(words[0]), "link" if is_link else "copy")
+        except SaveError as error:
+            self._failed(f"not saved: {error}")
+            return
+        turns = (
+            "1 question with its answer" if saved.num_turns == 1 else f"{saved.num_turns} questions with their answers"
+        )
+        tell("\n".join([f"saved {turns} in {saved.file} as {self.dialogue.id}", *saved.notes]))
+
+    def _load(self, rest: str) -> None:
+        words = _words(rest)
+        if not 0 < len(words) < 3:
+            self._failed("/load needs a file, and may name one of its conversations: /load talks.jsonl 2")
+            return
+        try:
+            found = self.dialogue.load(Path(words[0]), words[1] if len(words) > 1 else None)
+        except LoadError as error:
+            self._failed(f"not loaded: {error}")
+            return
+        for turn in found.session:
+            tell(f"> {turn.text}{_files(turn)}" + (f"\n{turn.display}" if turn.is_done else ""))
+        notes = (f"note: {note.replace('asking it again', '/retry')}" for note in found.notes)
+        tell("\n".join([f"loaded {found.id} with {len(found.session)} questions", *notes]))
+
+    def _prompt(self, rest: str) -> None:
+        if not self.dialogue.turns:
+            tell("no question was asked yet")
+            return
+        seen = what_it_saw(self.dialogue.engine, self.dialogue.turns)
+        media = (f"{one.modality} {one.name}: {one.about}; {one.num_tokens} tokens" for one in seen.media)
+        counts = "; ".join(f"{name}: {value}" for name, value in seen.counts)
+        tell("\n".join(filter(None, [*media, seen.prompt_text, counts, *seen.notes])))
+
     def _set(self, rest: str) -> None:
         try:
             self.dialogue.set(_settings_of(rest))
@@ -152,6 +206,19 @@ class ChatLoop:
 
     def _quit(self, rest: str) -> None:
         self.is_open = False
+
+
+def _words(text: str) -> list[str]:
+    """The words of a command; quotes as in a shell."""
+    try:
+        return [text] if Path(text).is_file() else shlex.split(text)
+    except (ValueError, OSError):  # a quote without its end, or a name that no file can have
+        return text.split()
+
+
+def _files(turn: ChatTurn) -> str:
+    names = ", ".join(names_of(turn.attached))
+    return f"  ({names})" if names else ""
 
 
 def _settings_of(text: str) -> dict[str, object]:

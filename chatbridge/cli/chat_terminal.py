@@ -14,6 +14,7 @@ from typing import Any
 from chatbridge.common.text_repair import repaired
 from chatbridge.serve.dialogue import record_of
 from chatbridge.serve.drawn_files import DrawnFiles
+from chatbridge.serve.saved_conversation import SaveError
 from chatbridge.serve.session import ChatTurn
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would move the cursor, change colors or run commands
@@ -24,10 +25,15 @@ class AnswerPrinter:
 
     as_json   a JSON object per turn instead of text
     files     saves the images of answers; None: they are not saved
+    saving    saves the conversation; called after every answer
+    num_unsaved  answers after which that failed
     """
 
-    def __init__(self, as_json: bool = False, files: DrawnFiles | None = None) -> None:
-        self.as_json, self.files = as_json, files
+    def __init__(
+        self, as_json: bool = False, files: DrawnFiles | None = None, saving: Callable[[], object] | None = None
+    ) -> None:
+        self.as_json, self.files, self.saving = as_json, files, saving
+        self.num_unsaved = 0
 
     def show(self, turns: Generator[ChatTurn], stop: Callable[[], object] | None = None) -> ChatTurn | None:
         """Print a growing turn; returns its last state, None if there was no question.
@@ -85,6 +91,18 @@ class AnswerPrinter:
             tell(f"note: the answer reached its longest length, max_new_tokens {turn.num_tokens}, and was ended")
         elif not turn.display and not self.as_json:
             tell("note: the answer is empty")
+        if turn.finish == "time":
+            tell("note: the answer reached its time limit and was ended")
+        self._save(turn)
+
+    def _save(self, turn: ChatTurn) -> None:
+        if self.saving is None or turn.problem is not None:
+            return
+        try:
+            self.saving()
+        except SaveError as error:
+            self.num_unsaved += 1
+            tell(f"the conversation is not saved: {error}")
 
 
 def tell(text: str) -> None:

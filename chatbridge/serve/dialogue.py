@@ -1,4 +1,4 @@
-"""One conversation with a model, step by step: attach, ask, retry, undo. A terminal or a server keeps one per user."""
+"""One conversation with a model, step by step: attach, ask, retry, undo, save, load. A terminal keeps one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from chatbridge.conversation.messages import Message
 from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.answer_options import changed
 from chatbridge.models.language.generate_options import MOST_SEED
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.media_refs import MediaRef, attached
+from chatbridge.serve.request import NO_SETTINGS, RequestSettings
+from chatbridge.serve.saved_conversation import Loaded, Saved, load, new_id, save, save_zip
 from chatbridge.serve.session import ChatTurn, Session, ask
 from chatbridge.serve.upload_parts import Attachment
 
@@ -22,14 +25,24 @@ class Dialogue:
 
     options   of the next answer; with a seed, the k-th answer of this dialogue uses seed + k
     folder    where downloads are stored
+    settings  stop strings and the time limit of every answer
+    id        of the conversation in saved files
     """
 
-    def __init__(self, engine: ChatEngine, folder: Path, options: GenerateOptions | None = None) -> None:
-        self.engine, self.folder = engine, folder
+    def __init__(
+        self,
+        engine: ChatEngine,
+        folder: Path,
+        options: GenerateOptions | None = None,
+        settings: RequestSettings = NO_SETTINGS,
+    ) -> None:
+        self.engine, self.folder, self.settings = engine, folder, settings
         self.options = options or engine.generation
+        self.id = new_id()
         self.turns: Session = ()
         self.pending: tuple[Attachment, ...] = ()
         self._num_asked, self._is_stopped = 0, False
+        self._before: tuple[Message, ...] = ()
 
     def attach(self, media: MediaRef) -> Attachment:
         """Add a file to the next question. raises MediaError with a message for the user"""
@@ -61,11 +74,27 @@ class Dialogue:
             return None
         *earlier, last = self.turns
         self.turns = tuple(earlier)
+        self._before = last.before  # a system message outlives the question after it
         return last
 
     def reset(self) -> None:
         """Begin a new conversation with the same settings."""
-        self.turns, self.pending = (), ()
+        self.turns, self.pending, self._before = (), (), ()
+        self.id = new_id()
+
+    def save(self, file: Path, media: Literal["copy", "link"] = "copy") -> Saved:
+        """Write the conversation, see `saved_conversation.save`; a .zip holds its media too. raises SaveError"""
+        about = self.engine.about
+        if file.suffix.lower() == ".zip":
+            return save_zip(self.turns, file.expanduser(), self.id, about)
+        return save(self.turns, file, self.id, about, media)
+
+    def load(self, file: Path, which: str | None = None) -> Loaded:
+        """Continue from a saved conversation in place of this one. raises LoadError, and then nothing has changed"""
+        found = load(self.engine, file, which, self.folder)
+        self.reset()
+        self.turns, self.id = found.session, found.id
+        return found
 
     def set(self, settings: Mapping[str, Any]) -> None:
         """Replace generation settings. raises TypeError or ValueError as `answer_options.changed`"""
@@ -73,7 +102,10 @@ class Dialogue:
 
     def _ask(self, text: str, files: tuple[Attachment, ...], again: ChatTurn | None = None) -> Generator[ChatTurn]:
         options, self._num_asked, self._is_stopped = self._seeded(), self._num_asked + 1, False
-        turns = ask(self.engine, self.turns, text, files, options, lambda: self._is_stopped, again)
+        if again is None and self._before:
+            again = ChatTurn(text, form=self.engine.question_form, before=self._before)
+        self._before = ()
+        turns = ask(self.engine, self.turns, text, files, options, lambda: self._is_stopped, again, self.settings)
         with closing(turns) as sessions:
             for session in sessions:
                 self.turns = session

@@ -24,7 +24,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.request import Finish, Timing, Usage
+from chatbridge.serve.request import NO_SETTINGS, Finish, RequestSettings, Timing, Usage
 from chatbridge.serve.upload_parts import Attachment
 
 logger = get_logger(__name__)
@@ -112,12 +112,14 @@ def ask(
     options: GenerateOptions | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
     again: ChatTurn | None = None,
+    settings: RequestSettings = NO_SETTINGS,
 ) -> Generator[Session]:
     """The session with one more turn, repeatedly while its answer grows. Closing the iterator stops the answer.
 
     files       paths, or files that are attached already
     is_stopped  checked before every token; True ends the answer
     again       the turn whose question is asked again: its form and its system messages are kept
+    settings    stop strings and the time limit of the answer
     A file that cannot be read, a question that does not fit, or an error of the model becomes the turn's problem; the
     chat can continue.
     """
@@ -135,7 +137,7 @@ def ask(
         yield (*session, turn)
         conversation = conversation_of((*session, turn))
         check_size(conversation, engine.limits)
-        for answer in engine.stream(conversation, options, is_stopped):
+        for answer in engine.stream(conversation, options, is_stopped, settings):
             notes = tuple(dict.fromkeys((*of_files, *answer.notes)))  # each answer has all of its own
             turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
             turn = replace(turn, num_tokens=answer.num_tokens, is_cut=answer.is_cut)

@@ -165,6 +165,47 @@ def test_problems_of_a_question_set_the_exit_code(chat, world):
         chat(stdin="\n/help\n")
 
 
+def test_a_conversation_is_saved_and_continued(chat, world, engine, tmp_path):
+    """fails when a saved conversation goes on differently from one without a break, or --save loses a turn"""
+    image, file = world.files["image"], tmp_path / "talk.jsonl"
+    whole = chat(stdin=f"/image {image}\nwhat color ?\nand now ?\nwhy ?\n")[1].splitlines()
+    code, _, err = chat(stdin=f"/image {image}\nwhat color ?\n/save {tmp_path}/a.zip\nand now ?\n/save {file} link\n")
+    assert code == 0 and "saved 2 questions with their answers" in err
+    code, out, err = chat(stdin=f"/load {file}\nwhy ?\n/undo\n/undo\n/retry\n/prompt\n")
+    assert code == 0 and out.splitlines() == [whole[2], whole[0]]
+    assert "> what color ?  (image photo.jpg)" in err and "<image x 3>" in err and "prompt: 46 tokens" in err
+    code, out, err = chat("--load", tmp_path / "a.zip", "--save", file, "--prompt", "and now ?")
+    assert (code, out.splitlines()) == (0, [whole[1]]) and len(
+        file.read_text().splitlines()
+    ) == 1  # the same conversation
+    code, out, _ = chat("--load", file, stdin="why ?\n")
+    assert out.splitlines() == [whole[2]]
+
+
+def test_what_cannot_be_saved_or_loaded_is_reported(chat, world, tmp_path, monkeypatch):
+    """fails when a failed /save or /load goes unnoticed, loses the conversation, or --save fails with exit code 0"""
+    (tmp_path / "other.jsonl").write_text('{"milk": 1}\n')
+    lines = ["what ?", "/save", "/save talk.txt", f"/save {tmp_path}/other.jsonl", "/load gone.jsonl",
+             f"/load {tmp_path}/other.jsonl", "/prompt"]  # fmt: skip
+    code, out, err = chat(stdin="\n".join(lines))
+    assert code == 1 and len(out.splitlines()) == 1 and err.count("not saved: ") == 2 and err.count("not loaded: ") == 2
+    assert "name it talk.jsonl" in err and "what ?" in err.rpartition("not loaded")[2]
+    assert chat("--prompt", "what ?", "--save", tmp_path / "other.jsonl")[0] == 1
+    with pytest.raises(ConfigError, match=r"(?s)--time-limit.*is -1.*--load.*no file gone\.zip.*--save.*neither"):
+        chat("--prompt", "x", "--time-limit", "-1", "--load", "gone.zip", "--save", "x.txt")
+    with pytest.raises(MediaError, match="--load: .*line 1 is not a conversation"):
+        chat("--prompt", "x", "--load", tmp_path / "other.jsonl")
+
+
+def test_stop_strings_end_an_answer(chat):
+    """fails when --stop is ignored, or its text is part of the answer"""
+    whole = chat("--prompt", "what color ?")[1].strip()
+    stop = whole[len(whole) // 2 :][:3]
+    assert chat("--prompt", "what color ?", "--stop", stop)[1].strip() == whole.partition(stop)[0].strip()
+    with pytest.raises(ConfigError, match="--stop[\\s\\S]*empty string"):
+        chat("--prompt", "x", "--stop", "")
+
+
 def test_ctrl_c_stops_an_answer_and_not_the_conversation(engine, tmp_path, capsys):
     """fails when Ctrl-C ends the session, loses the answer so far, or stops the next answer too"""
     dialogue = Dialogue(engine, tmp_path, GenerateOptions(max_new_tokens=400))
