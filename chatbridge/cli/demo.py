@@ -20,12 +20,14 @@ from chatbridge.experiment.build import plan_chat
 from chatbridge.experiment.open import as_trained, config_of, open_chat, task_nodes
 from chatbridge.experiment.roots import Chat
 from chatbridge.serve.demo.answering import Side
-from chatbridge.serve.demo.examples import find_examples
+from chatbridge.serve.demo.examples import DemoExample, find_examples
 from chatbridge.serve.demo.gradio_app import build_app
 from chatbridge.serve.demo.launch import Login, launch, logins_of
 from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.feedback import Feedback
 from chatbridge.serve.moved_files import hint_moved_files
 
+FEEDBACK = "feedback.jsonl"
 logger = log.get_logger("demo")
 
 
@@ -90,15 +92,15 @@ class Model:
 def show(args: Namespace) -> int:
     models = chosen(args)
     configs = opened(models)
-    logins = logins_from(args.auth)
+    logins, feedback = logins_from(args.auth), feedback_of(args, models[0])
     if args.check:
         return check(models, configs)
     engines = [one.engine(config) for one, config in zip(models, configs, strict=True)]
     sides = [Side(engine, one.name if len(models) > 1 else "") for one, engine in zip(models, engines, strict=True)]
     for side in sides:
         logger.info("\n".join((*([side.name] if side.name else []), *side.engine.about)))
-    first = engines[0]
-    app = build(sides, find_examples(task_nodes(models[0].cfg_path, models[0].options), first.modalities))
+    examples = find_examples(task_nodes(models[0].cfg_path, models[0].options), engines[0].modalities)
+    app = build(sides, examples, feedback)
     if args.share and not logins:
         logger.warning("--share without --auth: everybody who has the address can use this model")
     serve(app, args, min(engine.limits.max_file_mb for engine in engines), logins)
@@ -140,6 +142,16 @@ def logins_from(given: str | None) -> tuple[Login, ...]:
         raise ConfigError([Problem("--auth", str(error), hint=hint)]) from error
 
 
+def feedback_of(args: Namespace, model: Model) -> Feedback | None:
+    """Where thumbs are written: --feedback, else a file in the folder of the run. raises ConfigError"""
+    if args.no_feedback:
+        return None
+    try:
+        return Feedback(args.feedback or model.folder / FEEDBACK)
+    except ValueError as error:
+        raise ConfigError([Problem("--feedback", str(error))]) from error
+
+
 def check(models: Sequence[Model], configs: Sequence[Chat]) -> int:
     """Check what needs no weights: settings, files, parts, gradio."""
     for one, config in zip(models, configs, strict=True):
@@ -163,6 +175,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--share", action="store_true", help="also create a public address through gradio's servers")
     text = "user:password, or a file with one such line for each user: only they can open the page"
     parser.add_argument("--auth", metavar="USER:PASSWORD|FILE", help=text)
+    text = "where thumbs are written, JSON lines that `records` trains on; default: feedback.jsonl of the run's folder"
+    thumbs = parser.add_mutually_exclusive_group()
+    thumbs.add_argument("--feedback", type=Path, metavar="FILE.jsonl", help=text)
+    thumbs.add_argument("--no-feedback", action="store_true", help="a page without thumbs")
     text = "a second model, which answers the same questions beside the first one"
     parser.add_argument("--compare", metavar="X.yaml|RUN", help=text)
     text = "settings that replace those of --compare"
@@ -176,9 +192,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     return args
 
 
-def build(sides: Sequence[Side], examples: list) -> Any:
+def build(sides: Sequence[Side], examples: list[DemoExample], feedback: Feedback | None) -> Any:
+    first, other = sides[0], sides[1] if len(sides) > 1 else None
     with missing_package_reported():
-        return build_app(sides[0].engine, examples, name=sides[0].name, other=sides[1] if len(sides) > 1 else None)
+        return build_app(first.engine, examples, name=first.name, other=other, feedback=feedback)
 
 
 @contextmanager

@@ -96,7 +96,8 @@ class _Race:
         options = self.asked.options or engine.generation
         try:
             files: Any = self.asked.attached(side)
-            sessions = ask(engine, session, self.asked.text, files, options, self._stop.is_set)
+            again = self.asked.again[side] if self.asked.again else None
+            sessions = ask(engine, session, self.asked.text, files, options, self._stop.is_set, again)
             with closing(sessions):
                 for grown in sessions:
                     if not self._put(side, grown[-1]):

@@ -7,8 +7,15 @@ from inspect import Parameter, Signature
 from typing import Any, Protocol
 
 from chatbridge.serve.demo.controls import Control
+from chatbridge.serve.demo.given_panel import escaped
 from chatbridge.serve.demo.handlers import SAME, Handlers, View, text_and_files
 
+# The browser saves the file once the hidden link has its address.
+FETCH = """async () => {
+  const link = () => document.querySelector('#fetch a[href], a#fetch[href]');
+  for (let wait = 0; wait < 50 && !link(); wait++) await new Promise(done => setTimeout(done, 50));
+  if (link()) link().click();
+}"""
 TOGETHER = 16  # questions of all pages that are answered at once; others wait
 
 
@@ -18,6 +25,7 @@ class Parts(Protocol):
     box: Any
     chats: list[Any]
     given: Any
+    status: Any
     state: Any
     controls: list[Any]
     buttons: dict[str, Any]
@@ -29,12 +37,14 @@ def connect(gr: Any, parts: Parts, handlers: Handlers, controls: Sequence[Contro
     page.questions()
     page.changes()
     page.camera()
+    page.messages()
+    page.files()
 
 
 class _Page:
     def __init__(self, gr: Any, parts: Parts, handlers: Handlers, controls: Sequence[Control]) -> None:
         self.gr, self.parts, self.handlers, self.controls = gr, parts, handlers, controls
-        self.outputs = [parts.box, *parts.chats, parts.given, parts.state]
+        self.outputs = [parts.box, *parts.chats, parts.given, parts.status, parts.state]
         self.running: list[Any] = []
 
     def questions(self) -> None:
@@ -94,6 +104,43 @@ class _Page:
             if (camera := parts.buttons.get(name)) is not None:
                 camera.input(attach, [parts.box, camera], [parts.box, camera], api_name=False, queue=False)
 
+    def messages(self) -> None:
+        """A click on a message shows what its answer was made of; thumbs."""
+        for side, chat in enumerate(self.parts.chats):
+            self._message_events(side, chat)
+
+    def _message_events(self, side: int, chat: Any) -> None:
+        parts, do, gr = self.parts, self.handlers, self.gr
+
+        def show(data: Any, state: Any) -> str:
+            return do.show(_row(data.index), side, state)
+
+        def vote(data: Any, state: Any) -> str:
+            is_good = data.liked if isinstance(data.liked, bool) else None  # "": the thumb was taken back
+            return _line(do.vote(_row(data.index), side, is_good, state))
+
+        show.__annotations__, vote.__annotations__ = {"data": gr.SelectData}, {"data": gr.LikeData}
+        chat.select(show, [parts.state], [parts.given], api_name=False, show_progress="hidden")
+        if chat.feedback_options:
+            chat.like(vote, [parts.state], [parts.status], api_name=False, show_progress="hidden")
+
+    def files(self) -> None:
+        """Saving gives the browser a file, loading takes one."""
+        parts, do = self.parts, self.handlers
+
+        def save(chat: Any) -> tuple[str | None, str]:
+            file, message = do.save(chat)
+            return file, _line(message)
+
+        def load(file: str, chat: Any) -> list[Any]:
+            return self._shown(do.load(file, chat))
+
+        saved = parts.buttons["save"].click(save, [parts.state], [parts.buttons["file"], parts.status], api_name="save")
+        saved.then(None, None, None, js=FETCH)
+        parts.buttons["load"].upload(
+            load, [parts.buttons["load"], parts.state], self.outputs, api_name="load", cancels=self.running
+        )
+
     def _answers(self, event: Callable[..., Any], function: Any, inputs: Sequence[Any], name: str | bool) -> None:
         self.running.append(
             event(
@@ -115,8 +162,12 @@ class _Page:
             yield [box(submit_btn=True, stop_btn=False), *last[1:]]
 
     def _shown(self, view: View) -> list[Any]:
-        box = self.gr.skip() if view.box is SAME else view.box
-        return [box, *view.messages, view.given, view.chat]
+        box, given = (self.gr.skip() if one is SAME else one for one in (view.box, view.given))
+        return [box, *view.messages, given, _line(view.status), view.chat]
+
+
+def _line(text: str) -> str:
+    return f"<p>{escaped(text)}</p>" if text else ""
 
 
 def _row(index: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from chatbridge.common.extras import need
@@ -15,14 +16,17 @@ from chatbridge.serve.demo.chat_state import Chat
 from chatbridge.serve.demo.controls import ANY_SEED, Control, controls_of
 from chatbridge.serve.demo.events import connect
 from chatbridge.serve.demo.examples import DemoExample
+from chatbridge.serve.demo.given_panel import EMPTY, escaped
 from chatbridge.serve.demo.handlers import Handlers
-from chatbridge.serve.demo.page_content import media_list
+from chatbridge.serve.demo.kept_chats import KeptChats
 from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.feedback import Feedback
 
 TITLE = "ChatBridge"
 QUEUE_SIZE = 64  # waiting questions; a further one gets the message that the server is busy
 UNNUMBERED = "Ask, and attach files with the paper clip"
 NUMBERED = f"{UNNUMBERED}; [1] in the text is the place of the first file, [2] that of the second"
+THUMBS = "A thumb on an answer writes the chat and copies of its files to {} on the machine that runs this page."
 UPLOAD_LIFETIME_S = 24 * 3600
 
 
@@ -45,6 +49,7 @@ def build_app(
     title: str = TITLE,
     other: Side | None = None,
     name: str = "",
+    feedback: Feedback | None = None,
 ) -> Any:
     """A gradio Blocks. Its API has /chat (message, temperature, max_tokens ...), which streams, /retry, /undo, /clear.
 
@@ -52,6 +57,7 @@ def build_app(
 
     other   a second model, which answers the same questions beside the first one
     name    of the first model, where there are two
+    feedback  where thumbs are written; None: there are no thumbs
     """
     gr: Any = need("gradio", "the demo")
     sides = [Side(engine, name), *([other] if other else [])]
@@ -61,24 +67,27 @@ def build_app(
         gr.HTML(f"<h1>{html.escape(title)}</h1><p>{about}</p>", elem_id="head")
         with gr.Row():
             with gr.Column(scale=3, min_width=280):
-                chats = _chats(gr, sides)
+                chats = _chats(gr, sides, feedback is not None)
                 box, buttons, status = _question(gr, engine, examples)
             with gr.Column(scale=1, min_width=280):
                 with gr.Accordion("What the model was given", open=True):
-                    given = gr.HTML(media_list(()), elem_id="given")
+                    given = gr.HTML(EMPTY, elem_id="given")
                 can_beam = all(side.engine.generator is None for side in sides)
                 controls = controls_of(engine.generation, can_beam)
                 shown = _controls(gr, controls)
                 _about(gr, sides)
+                if feedback is not None:
+                    gr.HTML(f"<p>{escaped(THUMBS.format(feedback.file))}</p>", elem_id="thumbs")
         state = gr.State(Chat())
         parts = Components(box, chats, given, status, state, shown, buttons)
-        connect(gr, parts, Handlers(sides, [one.name for one in controls]), controls)
+        kept = KeptChats(sides, Path(app.GRADIO_CACHE) / "chats", feedback)
+        connect(gr, parts, Handlers(sides, kept, [one.name for one in controls]), controls)
     return app.queue(max_size=QUEUE_SIZE)
 
 
-def _chats(gr: Any, sides: Sequence[Side]) -> list[Any]:
+def _chats(gr: Any, sides: Sequence[Side], has_thumbs: bool) -> list[Any]:
     """The answers of every model, side by side."""
-    made = []
+    made, thumbs = [], ("Like", "Dislike") if has_thumbs else None
     with gr.Row():
         for number, side in enumerate(sides):
             with gr.Column(min_width=280):
@@ -86,7 +95,7 @@ def _chats(gr: Any, sides: Sequence[Side]) -> list[Any]:
                     gr.Chatbot(
                         elem_id="chat" if not number else "other", elem_classes="chat", height="58vh", min_height=320,
                         label=as_label(side.name), show_label=bool(side.name), render_markdown=False,
-                        sanitize_html=True, feedback_options=None, buttons=["copy"],
+                        sanitize_html=True, feedback_options=thumbs, buttons=["copy"],
                         editable=None if number else "user",
                         placeholder="Attach files with the paper clip below, and ask about them.",
                     )
@@ -104,9 +113,12 @@ def _question(gr: Any, engine: ChatEngine, examples: Sequence[DemoExample]) -> t
     )  # fmt: skip
     buttons: dict[str, Any] = {}
     with gr.Row(elem_id="buttons"):
-        for name in ("Retry", "Undo", "Clear"):
+        for name in ("Retry", "Undo", "Clear", "Save"):
             buttons[name.lower()] = gr.Button(name, size="sm", elem_id=name.lower())
-    status = gr.HTML("", elem_id="status")
+        endings = [".zip", ".jsonl"]
+        buttons["load"] = gr.UploadButton("Load", size="sm", elem_id="load", file_types=endings, file_count="single")
+    buttons["file"] = gr.DownloadButton("", elem_id="fetch", visible="hidden")
+    status = gr.HTML("", elem_id="status", padding=False)
     if cameras := [kind for kind in ("image", "video") if kind in engine.modalities]:
         with gr.Accordion("Camera", open=False), gr.Row():
             if "image" in cameras:

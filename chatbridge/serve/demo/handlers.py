@@ -12,7 +12,10 @@ from chatbridge.common.text_repair import repaired
 from chatbridge.serve.demo.answering import Asked, Side, answer
 from chatbridge.serve.demo.chat_state import Chat, Question
 from chatbridge.serve.demo.controls import options_of
-from chatbridge.serve.demo.page_content import as_text, media_list, messages_of, number_of
+from chatbridge.serve.demo.given_panel import EMPTY, counts_text, given_html
+from chatbridge.serve.demo.kept_chats import KeptChats, with_id
+from chatbridge.serve.demo.page_content import as_text, messages_of, number_of
+from chatbridge.serve.saved_conversation import LoadError, SaveError
 from chatbridge.serve.session import ChatTurn
 
 Box = dict[str, Any]
@@ -21,13 +24,14 @@ SAME: Any = object()  # a component that stays as it is
 
 @dataclass(frozen=True)
 class View:
-    """Values of the page's components: the input box, the answers of every model, the panel, and the chat itself."""
+    """Values of the page's components: the input box, the answers of every model, the panel, a line of text below the
+    box, and the chat itself. Each of them may be SAME."""
 
     box: Any
     messages: tuple[list[dict[str, Any]], ...]
-    given: str
+    given: Any
+    status: Any
     chat: Chat
-    status: str = ""
 
 
 @dataclass
@@ -35,9 +39,11 @@ class Handlers:
     """The events of a page with these models.
 
     names   of the controls, in the order of their values
+    kept    saved conversations and votes
     """
 
     sides: Sequence[Side]
+    kept: KeptChats
     names: Sequence[str] = ()
     _default: Any = field(init=False)
 
@@ -57,9 +63,12 @@ class Handlers:
         """Ask the question at this index of the first model's messages with another text; later ones are removed."""
         chat = chat.stopped()
         number = number_of(chat.session(0), index)
-        if chat.questions and as_text(old := chat.questions[number].text) != old:
+        if not chat.questions:
+            yield self.view(chat, SAME)
+            return
+        if as_text(old := chat.questions[number].text) != old:
             text = html.unescape(text)  # the page showed it with entities
-        return self._again(chat, number, text, values)
+        yield from self._again(chat, number, text, values)
 
     def undo(self, chat: Chat) -> View:
         """Take the last question back into the box."""
@@ -77,10 +86,41 @@ class Handlers:
         """An empty page."""
         return self.view(Chat(), box_of())
 
-    def view(self, chat: Chat, box: Any, number: int = -1, status: str = "") -> View:
-        """The page of a chat, with the panel of one question."""
-        sessions = [chat.session(side) for side in range(len(self.sides))]
-        return View(box, tuple(map(messages_of, sessions)), media_list(sessions[0]), chat, status)
+    def show(self, index: int, side: int, chat: Chat) -> str:
+        """The panel of the question that a message of a model belongs to."""
+        return given_html(self.sides, chat, number_of(chat.session(side), index)) if chat.questions else EMPTY
+
+    def save(self, chat: Chat) -> tuple[str | None, str]:
+        """A file for the browser, or None, and a message for the user."""
+        try:
+            file, notes = self.kept.save(chat.stopped())
+        except SaveError as error:
+            return None, str(error)
+        return str(file), "; ".join((f"saved as {file.name}", *notes))
+
+    def load(self, file: str, chat: Chat) -> View:
+        """The chat of a file of the browser in place of this one, or a message why not."""
+        try:
+            loaded, notes = self.kept.load(Path(file))
+        except LoadError as error:
+            return replace(self.view(chat.stopped(), SAME), status=f"{Path(file).name} cannot be loaded: {error}")
+        count = len(loaded.questions)
+        found = f"loaded {count} question{'s' if count != 1 else ''} of {Path(file).name}"
+        return replace(self.view(loaded, box_of()), status="; ".join((found, *notes)))
+
+    def vote(self, index: int, side: int, is_good: bool | None, chat: Chat) -> str:
+        """Write a vote on the answer that a message belongs to; None takes it back. The message for the user."""
+        return self.kept.vote(chat, side, number_of(chat.session(side), index), is_good)
+
+    def view(self, chat: Chat, box: Any) -> View:
+        """The whole page of a chat, with the panel of its last question."""
+        return replace(self._growing(chat, box), given=given_html(self.sides, chat))
+
+    def _growing(self, chat: Chat, box: Any = SAME) -> View:
+        """The same without the panel, for every token."""
+        messages = tuple(messages_of(chat.session(side)) for side in range(len(self.sides)))
+        counts = counts_text(self.sides, chat.questions[-1].turns) if chat.questions else ""
+        return View(box, messages, SAME, counts, chat)
 
     def _again(self, chat: Chat, number: int, text: str | None, values: Sequence[Any]) -> Iterator[View]:
         if not 0 <= number < len(chat.questions):
@@ -91,10 +131,12 @@ class Handlers:
         if not (text.strip() or old.files or old.turns[0].attached):
             yield self.view(chat, SAME)
             return
-        yield from self._answer(chat.before(number), Asked(text, old.files, old.turns), values)
+        turns = tuple(turn if text == old.text else replace(turn, written=None) for turn in old.turns)
+        yield from self._answer(chat.before(number), Asked(text, old.files, turns), values)
 
     def _answer(self, chat: Chat, asked: Asked, values: Sequence[Any]) -> Iterator[View]:
-        yield self.view(chat, box_of())
+        chat = with_id(chat)
+        yield self._growing(chat, box_of())
         try:
             asked = replace(asked, options=options_of(self._named(values), self._default))
         except (TypeError, ValueError) as error:  # most of them only over the API: the sliders keep their ranges
@@ -102,8 +144,12 @@ class Handlers:
             turns = tuple(refused for _ in self.sides)
             yield self.view(chat.asked(Question(asked.text, tuple(asked.files), turns)), SAME)
             return
+        grown, num_read = chat, 0
         for grown in answer(self.sides, chat, asked):
-            yield self.view(grown, SAME)
+            now = sum(bool(turn.attached) for turn in grown.questions[-1].turns)
+            yield self.view(grown, SAME) if now > num_read else self._growing(grown)
+            num_read = now
+        yield self.view(grown, SAME)
 
     def _named(self, values: Sequence[Any]) -> Mapping[str, Any]:
         return dict(zip(self.names, values, strict=True))

@@ -80,18 +80,6 @@ def _answer_part(part: Part) -> Iterator[dict[str, Any]]:
         yield {"role": "assistant", "content": as_text(f"Drawn: {part.caption}")}
 
 
-def media_list(session: Session) -> str:
-    """HTML: the media items of this chat that the model reads, with notes."""
-    items = [attachment for turn in session if turn.problem is None for attachment in turn.attached]
-    if not items:
-        return "<b>In this chat</b><p class=note>No files yet.</p>"
-    lines = []
-    for item in items:
-        note = f"<div class=note>{escaped(item.note)}</div>" if item.note else ""
-        lines.append(f"<li>{escaped(item.kind)}: {escaped(item.path.name)}{note}</li>")
-    return f"<b>In this chat</b><ol>{''.join(lines)}</ol>"
-
-
 def image_file(image: Tensor) -> Path:
     """A PNG file of an image, uint8[3, H, W]. Equal images are one file; the process removes all when it ends."""
     from PIL import Image
@@ -116,11 +104,6 @@ def as_text(text: str) -> str:
     """
     text = repaired(text)
     return html.escape(text, quote=False) if MARKUP.search(text) else text
-
-
-def escaped(text: str) -> str:
-    """Text for use within HTML."""
-    return html.escape(repaired(text))
 
 
 class ContentPolicy:

@@ -19,7 +19,7 @@ from chatbridge.serve.demo.controls import options_of
 from chatbridge.serve.demo.examples import find_examples
 from chatbridge.serve.demo.gradio_app import build_app
 from chatbridge.serve.demo.launch import launch
-from chatbridge.serve.demo.page_content import as_text, media_list, messages_of
+from chatbridge.serve.demo.page_content import as_text, messages_of
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.session import ChatTurn
 from chatbridge.serve.upload_parts import Attachment
@@ -44,10 +44,10 @@ def client(address: str) -> Any:
 
 
 def ask(client: Any, text: str, *files: Path) -> tuple[list[dict], str]:
-    """Sends a message; returns the chat and the list of media."""
+    """Sends a message; returns the chat and the panel of what the model was given."""
     message = {"text": text, "files": [gradio_client.handle_file(str(path)) for path in files]}
-    _, chat, media = client.predict(message, 0, TOKENS, api_name="/chat")
-    return chat, media
+    _, chat, given, _ = client.predict(message, 0, TOKENS, api_name="/chat")
+    return chat, given
 
 
 def texts(chat: list[dict], role: str) -> list[str]:
@@ -56,13 +56,13 @@ def texts(chat: list[dict], role: str) -> list[str]:
 
 def test_questions_about_image_video_and_audio_are_answered(client, world):
     """fails when an upload does not reach the model, an answer is missing, or a session forgets its media"""
-    for number, (name, kind) in enumerate(
-        {"image": "image: photo.jpg", "video": "video with its audio: clip.mp4", "audio": "audio: tone.wav"}.items(), 1
+    for number, (name, (kind, count)) in enumerate(
+        {"image": ("image: photo.jpg", 1), "video": ("audio: clip.mp4", 3), "audio": ("audio: tone.wav", 4)}.items(), 1
     ):
-        chat, media = ask(client, f"what color is it {number} ?", world.files[name])
+        chat, given = ask(client, f"what color is it {number} ?", world.files[name])
         assert texts(chat, "user")[-1] == f"what color is it {number} ?"
         assert len(texts(chat, "assistant")) == number and texts(chat, "assistant")[-1]
-        assert kind in media and media.count("<li>") == number
+        assert kind in given and given.count("<li>") == count
     files = [part for one in chat for part in one["content"] if part["type"] == "file"]
     assert len(files) == 3
 
@@ -110,14 +110,6 @@ def test_the_page_loads_nothing_from_other_servers(address):
     assert address.startswith("http://127.0.0.1:")
 
 
-def test_file_names_are_escaped(world, engine, tmp_path):
-    """fails when the name of an upload can put markup into the page"""
-    path = tmp_path / "<img src=x>.wav"
-    path.write_bytes(world.files["audio"].read_bytes())
-    html = media_list((ChatTurn("?", (engine.attach(path),)),))
-    assert "<img" not in html and "&lt;img src=x&gt;.wav" in html
-
-
 EVIL = "<img src='http://elsewhere.example/x.png'> ![x](http://elsewhere.example/y.png) half \ud83d"
 SHOWN = "&lt;img src='http://elsewhere.example/x.png'&gt; ![x](http://elsewhere.example/y.png) half \ufffd"
 
@@ -129,7 +121,6 @@ def test_content_is_shown_as_text():
     turns = (ChatTurn(EVIL, (attached,), EVIL, is_done=True, notes=(EVIL,)), ChatTurn("?", problem=EVIL))
     reported = [one["content"] for one in messages_of(turns) if isinstance(one["content"], str)]
     assert reported == [SHOWN, f"Note: {SHOWN}", SHOWN, "?", f"Cannot answer: {SHOWN}"]
-    assert "<img" not in media_list(turns) and "half \ufffd" in media_list(turns)
 
 
 @pytest.mark.parametrize(

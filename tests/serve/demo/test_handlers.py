@@ -13,6 +13,7 @@ from chatbridge.serve.demo.answering import Side
 from chatbridge.serve.demo.chat_state import STOPPED_EMPTY, Chat
 from chatbridge.serve.demo.controls import controls_of
 from chatbridge.serve.demo.handlers import SAME, Handlers, View, text_and_files
+from chatbridge.serve.demo.kept_chats import KeptChats
 from chatbridge.serve.engine import ChatEngine
 from tests.helpers.serve_parts import SHORT, ChatWorld
 
@@ -20,9 +21,10 @@ from tests.helpers.serve_parts import SHORT, ChatWorld
 class Page:
     """Handlers with the values that a browser keeps."""
 
-    def __init__(self, *engines: ChatEngine, **values: Any) -> None:
+    def __init__(self, folder: Path, *engines: ChatEngine, **values: Any) -> None:
         controls = controls_of(SHORT)
-        self.do = Handlers([Side(one, str(at)) for at, one in enumerate(engines)], [one.name for one in controls])
+        sides = [Side(one, str(at) if len(engines) > 1 else "") for at, one in enumerate(engines)]
+        self.do = Handlers(sides, KeptChats(sides, folder), [one.name for one in controls])
         self.values = [values.get(one.name, one.value) for one in controls]
         self.chat = Chat()
 
@@ -42,8 +44,8 @@ class Page:
 
 
 @pytest.fixture
-def page(engine: ChatEngine) -> Page:
-    return Page(engine)
+def page(engine: ChatEngine, tmp_path: Path) -> Page:
+    return Page(tmp_path / "chats", engine)
 
 
 def test_retry_and_undo_act_on_the_last_question(page: Page, world: ChatWorld):
@@ -84,9 +86,9 @@ def test_a_retry_reads_a_file_that_could_not_be_read_again(page: Page, world: Ch
     assert page.chat.session(0)[0].problem is None and page.answers()[0]
 
 
-def test_two_models_answer_the_same_question(engine: ChatEngine, world: ChatWorld):
+def test_two_models_answer_the_same_question(engine: ChatEngine, world: ChatWorld, tmp_path: Path):
     """fails when a model answers for another one, gets its history, or waits for it"""
-    page, alone = Page(engine, engine), Page(engine)
+    page, alone = Page(tmp_path, engine, engine), Page(tmp_path, engine)
     for text, files in (("what color is it ?", ("image",)), ("and now ?", ())):
         page.send(text, *(world.files[name] for name in files))
         alone.send(text, *(world.files[name] for name in files))
@@ -109,11 +111,11 @@ def test_stopping_keeps_what_there_is(page: Page):
     assert empty.messages[0][-1]["content"] == f"Note: {STOPPED_EMPTY}"
 
 
-def test_settings_out_of_range_are_explained(engine: ChatEngine):
+def test_settings_out_of_range_are_explained(engine: ChatEngine, tmp_path: Path):
     """fails when a setting that only the API can send ends in an error page, or changes the next question"""
     for value, reason in (({"min_tokens": 12}, "above the longest"), ({"top_k": 1.5, "temperature": 1}, "top_k is 1.5"),
                           ({"beams": 500}, "num_beams"), ({"seed": -7}, "seed")):  # fmt: skip
-        page = Page(engine, **value)
+        page = Page(tmp_path, engine, **value)
         page.send("red ?")
         assert reason in (page.chat.session(0)[0].problem or "")
 
