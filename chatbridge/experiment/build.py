@@ -68,13 +68,7 @@ class Built:
         raises      ConfigError when the model cannot use the template, or lacks the token of a media slot
         """
         strings = dict(self.template or {"name": template})
-        name = strings.pop("name")
-        own = template_strings(self.model.config, name)
-        free = {key: value for key, value in own.items() if key in TEMPLATES.get(name).free_settings}
-        made = build_template(name, **{**own, **strings, **free})
-        slots = slot_ids(self.model.slot_tokens(), self.tokenizer)
-        context_length = self.model.language.max_positions
-        return Layout(made, self.tokenizer, self.model.media_lengths(), max_tokens, context_length, slots)
+        return layout_of(self.model, self.tokenizer, strings.pop("name"), strings, max_tokens)
 
     def load_weights(
         self,
@@ -99,6 +93,22 @@ class Built:
         """Take the trained tensors of run.init_from; the report. raises ConfigError when they do not fit"""
         with reported_at("run.init_from"):
             return str(start_from(self.model, checkpoint, self.tokenizer))
+
+
+def layout_of(
+    model: ChatModel, tokenizer: Tokenizer, name: str, strings: Mapping[str, Any], max_tokens: int | None = None
+) -> Layout:
+    """How conversations become token sequences with a template.
+
+    name, strings  of the template: those of a checkpoint, or none beside the settings of the model
+    max_tokens     longest sequence of a training; None: the context length of the language model
+    raises         ConfigError when the model cannot use the template, or lacks the token of a media slot
+    """
+    own = template_strings(model.config, name)
+    free = {key: value for key, value in own.items() if key in TEMPLATES.get(name).free_settings}
+    made = build_template(name, **{**own, **strings, **free})
+    slots = slot_ids(model.slot_tokens(), tokenizer)
+    return Layout(made, tokenizer, model.media_lengths(), max_tokens, model.language.max_positions, slots)
 
 
 def build_model(config: ModelConfig | Reconciled, on_meta: bool = False, groups: Sequence[GroupConfig] = ()) -> Built:

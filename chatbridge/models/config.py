@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from torch import nn
 
 from chatbridge.common.errors import Problem, nearest
-from chatbridge.config.constraints import Choice, Exists, PartOf, Range
+from chatbridge.config.constraints import Choice, Exists, PartOf
 from chatbridge.conversation.modalities import IMAGE, MODALITIES
 from chatbridge.models.adapters import AdapterConfig, package_problems
 from chatbridge.models.added_tokens import token_faults
@@ -22,47 +22,8 @@ from chatbridge.models.fusion import FUSIONS, Fusion
 from chatbridge.models.fusion.inline import Inline
 from chatbridge.models.generators import GENERATORS, Generator
 from chatbridge.models.language import LANGUAGES, LanguageModel
+from chatbridge.models.route_config import PIECES_KEYS, PiecesConfig, RouteConfig
 from chatbridge.processors.media_processor import PieceCountError
-
-PIECES_KEYS = ("pieces", "frames", "clips")  # three names of the same setting of a route
-
-
-@dataclass(frozen=True, kw_only=True)
-class PiecesConfig:
-    """Number of pieces of an item (frames of a video, clips of audio), and how their tokens are merged."""
-
-    count: Annotated[int, Range(low=1)] = 1
-    # concat: the bridge reads the features of all pieces at once. separate: it reads each piece alone, and an item has
-    # `count` times as many tokens. mean: it reads each piece alone, and an item has the mean of their tokens, so any
-    # number of pieces gives the same number of tokens. mean_features: it reads the mean of the features of all pieces,
-    # as ImageBind averages its clips; for a linear bridge equal to mean, at the cost of one piece
-    merge: Literal["concat", "separate", "mean", "mean_features"] = "concat"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RouteConfig:
-    """Encoder and bridge of one modality; two routes that name the same component share it."""
-
-    encoder: str  # a key of model.encoders
-    bridge: str  # a key of model.bridges
-    pieces: PiecesConfig | None = None
-    frames: PiecesConfig | None = None  # the same setting, named for video
-    clips: PiecesConfig | None = None  # the same setting, named for audio
-
-    @property
-    def pieces_config(self) -> PiecesConfig:
-        """The pieces setting, under whichever key it is given."""
-        return self.pieces or self.frames or self.clips or PiecesConfig()
-
-    @property
-    def pieces_key(self) -> str:
-        """The key under which the pieces setting is given."""
-        return next((key for key in PIECES_KEYS if getattr(self, key) is not None), PIECES_KEYS[0])
-
-    def problems(self) -> Iterator[str]:
-        given = [key for key in PIECES_KEYS if getattr(self, key) is not None]
-        if len(given) > 1:
-            yield f"has {' and '.join(given)}, which are names of one setting; keep {given[0]}"
 
 
 def _inline() -> Choice[Fusion]:
@@ -237,3 +198,14 @@ def _unnameable(group: str, names: Iterable[str]) -> Iterator[Problem]:
 def _unknown(path: str, kind: str, name: str, known: tuple[str, ...]) -> Iterator[Problem]:
     if name not in known:
         yield Problem(path, f"there is no {kind} called {name!r}", allowed=known, nearest=nearest(name, known))
+
+
+__all__ = [
+    "PIECES_KEYS",
+    "ModelConfig",
+    "PiecesConfig",
+    "RouteConfig",
+    "has_background",
+    "may_match",
+    "with_background",
+]

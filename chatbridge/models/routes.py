@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from chatbridge.common.types import Features
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.bridges import Bridge
-from chatbridge.models.config import PiecesConfig
 from chatbridge.models.encoders import Encoder
+from chatbridge.models.route_config import PiecesConfig
 
 
 class Route:

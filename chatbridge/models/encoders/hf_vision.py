@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from torch import Tensor
@@ -45,6 +45,8 @@ class HFVision(HFTower):
         # null: from the folder, of one file center; center: crop the middle; pad: the whole image on the background;
         # stretch: to a square
         crop: Literal["center", "pad", "stretch"] | None = None
+        # content of a preprocessor_config.json, in place of the folder's; empty: the folder's
+        preprocessing: dict[str, Any] = field(default_factory=dict)
         # color of transparent and padded pixels; none: drop transparency, so hidden colors show
         background: Annotated[str, Background()] = "white"
         # tokens at the start to leave out: 1 for the class token of CLIP, ViT and DINOv2 (5 with its registers)
@@ -55,16 +57,19 @@ class HFVision(HFTower):
         @property
         def side(self) -> int:
             """Width and height of the input, pixels. raises ValueError when neither setting nor folder has it"""
-            given = self.image_size or preprocessing.side_of(preprocessing.read_settings(self.folder))
+            given = self.image_size or preprocessing.side_of(self._read_preprocessing())
             side = given or getattr(self.settings, "image_size", None)
             if not isinstance(side, int):
                 raise ValueError("the model's configuration has no image size; set image_size")
             return side
 
+        def _read_preprocessing(self) -> dict[str, Any]:
+            return self.preprocessing or preprocessing.read_settings(self.folder)
+
         def processor(self, modality: str, train: bool, count: int) -> Any:
             from chatbridge.processors.video import VideoProcessor
 
-            settings = preprocessing.read_settings(self.folder)
+            settings = self._read_preprocessing()
             image = preprocessing.image_processor(settings, self.side, self.mean, self.std, lean=train)
             crop = self.crop or ("center" if self.weights is not None and self.folder is None else None)
             image = preprocessing.cropped(image, crop, color_of(self.background))
