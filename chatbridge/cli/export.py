@@ -1,5 +1,5 @@
-"""`chatbridge export RUN --out FOLDER [--merge]`: what a run trained, for programs other than ChatBridge; with `--vllm`
-the whole model for serving through vLLM."""
+"""`chatbridge export RUN --out FOLDER [--merge]`: what a run trained, for programs other than ChatBridge; with `--hf`
+and `--vllm` the whole model, for transformers and for serving through vLLM."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from chatbridge.cli.arguments import whole
 from chatbridge.cli.export_chatbind import LAYOUTS, chatbind_part
 from chatbridge.cli.export_flamingo import LAYOUTS as FLAMINGO
 from chatbridge.cli.export_flamingo import flamingo_part
+from chatbridge.cli.export_hf import hf_part
 from chatbridge.cli.export_parts import Part, exported_parts
 from chatbridge.cli.export_source import open_source
 from chatbridge.cli.export_textbind import LAYOUTS as TEXTBIND
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def export(given: argparse.Namespace) -> int:
     """Write the parts that the command line chooses. Returns the exit code. raises ValueError"""
-    out: Path = given.out or given.vllm
+    out: Path = given.out or given.hf or given.vllm
     if out.exists():
         raise ValueError(f"{out} already exists; choose another folder")
     chosen = _parts(given)
@@ -64,8 +65,8 @@ def _parts(given: argparse.Namespace) -> list[Part]:
     """The parts to write. raises ValueError for options that exclude each other"""
     if given.base is not None and given.layout != "chatbind-delta":
         raise ValueError("--base is the model that a delta belongs to; it needs --layout chatbind-delta")
-    if given.vllm is not None:
-        return [_model_for_vllm(given)]
+    if given.hf is not None or given.vllm is not None:
+        return [_whole_model(given)]
     if given.layout == "chatbridge":
         parts = exported_parts(_complete(given.checkpoint), given.merge, given.dtype, given.options)
         return _chosen(parts, given.component)
@@ -81,13 +82,15 @@ def _parts(given: argparse.Namespace) -> list[Part]:
     return [chatbind_part(source, given.layout, given.base)]
 
 
-def _model_for_vllm(given: argparse.Namespace) -> Part:
-    """raises ValueError for options of a part of the model"""
+def _whole_model(given: argparse.Namespace) -> Part:
+    """What --hf or --vllm writes. raises ValueError for options of a part of the model"""
     others = {"--layout": given.layout != "chatbridge", "--component": bool(given.component)}
     if named := [name for name, is_given in others.items() if is_given]:
-        raise ValueError(f"--vllm writes the whole model; leave {' and '.join(named)} out")
+        option = "--hf" if given.hf is not None else "--vllm"
+        raise ValueError(f"{option} writes the whole model; leave {' and '.join(named)} out")
     checkpoint = find_checkpoint(_complete(given.checkpoint))
-    return vllm_part(open_source(checkpoint, given.dtype, given.options), checkpoint)
+    source = open_source(checkpoint, given.dtype, given.options)
+    return vllm_part(source, checkpoint) if given.hf is None else hf_part(source, checkpoint, given.options)
 
 
 def _complete(path: Path) -> Path:
@@ -109,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", type=Path, metavar="RUN", help="a run folder (its newest checkpoint) or a step_*")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, help="a folder that does not exist yet")
+    target.add_argument(
+        "--hf", type=Path, metavar="DIR",
+        help="write the whole model, adapters merged, to DIR, which does not exist yet, for transformers: "
+        "AutoModelForMultimodalLM and AutoProcessor with trust_remote_code=True; the code is in DIR too",
+    )  # fmt: skip
     target.add_argument(
         "--vllm", type=Path, metavar="DIR",
         help="write the whole model for serving through vLLM to DIR, which does not exist yet: DIR/language_model, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,12 +16,11 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.types import Sample
 from chatbridge.conversation.messages import Media, user
 from chatbridge.datasets.collate import collate
-from chatbridge.serve.load import load_model
+from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.vllm.front_folder import open_front
 from tests.helpers.adapter_runs import AdapterWorld
 from tests.helpers.gated_models import gated
 from tests.helpers.tiny_models import tiny_model
-from tests.helpers.train_runs import run
 
 pytest.importorskip("peft")
 ADDED = ["<start>", "<end>"]
@@ -30,18 +28,14 @@ CPU = ["run.device=cpu"]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> AdapterWorld:
-    return AdapterWorld(tmp_path_factory.mktemp("world"))
+def world(export_world: AdapterWorld) -> AdapterWorld:
+    return export_world
 
 
 @pytest.fixture(scope="module")
-def trained(world: AdapterWorld) -> Path:
+def trained(export_run: Path) -> Path:
     """A run that trained the bridge, adapters, and rows of added tokens."""
-    config = world.lora(world.folder / "run", max_steps=2, optimizer={"lr": 0.05})
-    config["model"] |= {"added_tokens": ADDED, "trainable": ["bridges.*", "added_tokens.*"]}
-    config["evaluation"] = {"generation": {"max_new_tokens": 7}}
-    assert run(config, world.folder) == 0
-    return world.folder / "run"
+    return export_run
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +46,8 @@ def out(world: AdapterWorld, trained: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ours(trained: Path) -> Any:
-    return load_model(trained)
+def ours(export_engine: ChatEngine) -> ChatEngine:
+    return export_engine
 
 
 def test_the_language_model_is_an_ordinary_folder(out, ours):
