@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from chatbridge.serve.openai_api.api_keys import ApiKeys
-from chatbridge.serve.openai_api.app import build_app
+from chatbridge.serve.openai_api.app import CHAT, build_app
 from chatbridge.serve.openai_api.http_server import HttpServer, open_socket
 from chatbridge.serve.openai_api.settings import ServerSettings
 
@@ -75,3 +78,26 @@ def question(text: str, **urls: str) -> dict[str, Any]:
     """A message of the user: media by kind (image, video, audio), then the text."""
     parts = [{"type": f"{kind}_url", f"{kind}_url": {"url": url}} for kind, url in urls.items()]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+class InProcess:
+    """An application without a socket: requests are answered whole, in the loop of the call."""
+
+    def __init__(self, backend: Any, keys: tuple[str, ...] = (), **settings: Any) -> None:
+        self.app = build_app(backend, ServerSettings(**{"model_name": (MODEL,), **settings}), ApiKeys(keys))
+
+    def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(send())
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        return self.request("GET", path, **more)
+
+    def chat(self, *messages: Any, **more: Any) -> httpx.Response:
+        """A chat request of these messages; without any, of one question."""
+        found = list(messages) or [{"role": "user", "content": "what color is it ?"}]
+        return self.request("POST", CHAT, json={"model": MODEL, "messages": found, **more})

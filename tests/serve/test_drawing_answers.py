@@ -115,6 +115,26 @@ def test_an_answer_is_typed_parts(engine, say):
     assert torch.equal(images[0], plain_color("a cat", 0)) and torch.equal(images[1], plain_color("a fox", 1))
 
 
+def test_the_chat_api_sends_images_and_takes_them_back(engine, say, monkeypatch):
+    """fails when an answer of the server lacks its images, or a client cannot continue the conversation with them"""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("prometheus_client")
+    from tests.helpers.api_server import InProcess
+
+    say("so {a cat} .\n")
+    api, question = InProcess(engine), {"role": "user", "content": "draw"}
+    answer = api.chat(question, max_tokens=40, seed=3).json()["choices"][0]["message"]
+    assert [part["type"] for part in answer["content"]] == ["text", "image_url", "text"]
+    assert answer["content"][1]["caption"] == "a cat"
+    say("red .\n")
+    seen: list[Any] = []
+    ask_engine = engine.stream
+    monkeypatch.setattr(engine, "stream", lambda asked, *more: seen.append(asked) or ask_engine(asked, *more))
+    assert "choices" in api.chat(question, answer, {"role": "user", "content": "and ?"}, max_tokens=40, seed=3).json()
+    drawings = [part for turn in seen[-1] for part in turn.parts if isinstance(part, Drawing)]
+    assert [one.caption for one in drawings] == ["a cat"]
+
+
 def test_text_after_an_image_attends_to_it_and_not_to_its_caption(engine, say):
     """fails when the image is not in the cache where its caption began, or the caption stays in the cache"""
     script = say("so {a cat}")

@@ -19,7 +19,6 @@ from chatbridge.serve.request import TokenLogprob, Usage
 
 logger = get_logger(__name__)
 FINISHES = {"stop": "stop", "length": "length", "time": "length"}
-OUT_OF_TIME = "the answer reached the time limit and is not complete"
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,7 @@ def finish_of(answer: Answer) -> str:
 
 def notes_of(answers: Sequence[Answer], more: Sequence[str] = ()) -> list[str]:
     """Messages for the user, each once."""
-    late = [OUT_OF_TIME] if any(answer.finish == "time" for answer in answers) else []
-    return list(dict.fromkeys([*more, *(note for answer in answers for note in answer.notes), *late]))
+    return list(dict.fromkeys([*more, *(note for answer in answers for note in answer.notes)]))
 
 
 def usage_json(found: Sequence[Usage]) -> dict[str, Any]:

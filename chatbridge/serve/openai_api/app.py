@@ -49,7 +49,7 @@ def build_app(backend: Backend, settings: ServerSettings | None = None, keys: Ap
         yield
         gate.is_closing = True
         sources.close()
-        getattr(backend, "close", lambda: None)()
+        backend.close()
 
     app = FastAPI(title="ChatBridge", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.gate, app.state.metrics = gate, metrics
@@ -96,7 +96,7 @@ def _add_paths(app: FastAPI, backend: Backend, gate: Gate, metrics: Metrics, cha
     @app.get("/health")
     @app.get("/health/ready")
     async def ready() -> Response:
-        reason = "the server is shutting down" if gate.is_closing else getattr(backend, "problem", lambda: None)()
+        reason = "the server is shutting down" if gate.is_closing else backend.problem()
         if reason is not None:
             return json_response({"status": "unavailable", "reason": reason}, 503)
         return json_response({"status": "ok", "running": gate.num_running})

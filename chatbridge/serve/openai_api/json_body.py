@@ -16,7 +16,9 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise _invalid("the body is empty; send a JSON object with model and messages")
     try:
-        found = json.loads(body, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        found = json.loads(
+            body.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
+        )
     except UnicodeDecodeError as error:
         raise _invalid(f"the body is not text in UTF-8 (byte {error.start})") from None
     except RecursionError:

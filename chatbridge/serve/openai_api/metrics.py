@@ -43,7 +43,7 @@ class Metrics:
         running = Gauge("chatbridge_requests_running", "Requests being answered", **made)
         running.set_function(num_running)
         ProcessCollector(registry=self.registry)
-        self.registry.register(BackendCollector(getattr(backend, "stats", dict)))
+        self.registry.register(BackendCollector(backend.stats))
 
     def count(self, answers: Sequence[Answer]) -> None:
         """Count the complete answers of a request."""

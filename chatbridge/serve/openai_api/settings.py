@@ -37,7 +37,8 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()  # web pages that may ask from a browser, as https://example.org; "*": any page
     # host names by which clients reach the server; none: any, but only localhost where no API key protects it
     allowed_hosts: tuple[str, ...] = ()
-    media_root: Annotated[Path, Exists()] | None = None  # file:// addresses below this folder are read; none: refused
+    # file:// addresses below this folder are read; without one they are refused
+    media_root: Annotated[Path, Exists("folder")] | None = None
     allow_remote: bool = False  # fetch media from http(s) addresses, never from private networks
     allow_anonymous: bool = False  # accept other machines without an API key
     sources: SourceLimits = field(default_factory=SourceLimits)  # of fetching media
@@ -52,8 +53,6 @@ class ServerSettings:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 hint = "scheme and host without a path, as https://example.org"
                 yield Problem(f"cors_origins.{at}", f"is not the origin of a page: {origin!r}", hint=hint)
-        if self.media_root is not None and not self.media_root.is_dir():
-            yield Problem("media_root", f"{self.media_root} is not a folder", hint="name the folder of the files")
         if any(not name.strip() for name in self.model_name):
             yield Problem("model_name", "is empty", hint="leave it out for the name of the configuration")
 

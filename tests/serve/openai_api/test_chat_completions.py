@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from chatbridge.conversation.messages import Message, Part, Text, user
@@ -121,3 +123,89 @@ def test_a_client_that_leaves_frees_its_place(client, server: RunningServer):
     while gate.num_running and time.perf_counter() - begun < 10:
         time.sleep(0.01)
     assert not gate.num_running
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_in_it(client, engine):
+    """Fails when stop is ignored, or its string is sent, whole or in part."""
+    whole = answered(engine, user(ASKED))
+    stop = whole[3:5]
+    expected = whole[: whole.index(stop)].strip()
+    reply = ask(client, question(ASKED), stop=stop)
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (expected, "stop")
+    chunks = list(ask(client, question(ASKED), stop=[stop, "never"], stream=True))
+    assert "".join(one.choices[0].delta.content or "" for one in chunks if one.choices) == expected
+
+
+def test_log_probabilities_of_every_token(client):
+    """Fails when log-probabilities are missing, not of the answer's tokens, or differ between both forms."""
+    wanted = {"logprobs": True, "top_logprobs": 2}
+    choice = ask(client, question(ASKED), **wanted).choices[0]
+    tokens = choice.logprobs.content
+    assert len(tokens) == TOKENS and all(one.logprob <= 0 and len(one.top_logprobs) == 2 for one in tokens)
+    assert all(one.top_logprobs[0].logprob == one.logprob for one in tokens)  # greedy
+    chunks = ask(client, question(ASKED), stream=True, **wanted)
+    streamed = [
+        one for chunk in chunks for choice in chunk.choices if choice.logprobs for one in choice.logprobs.content
+    ]
+    assert [(one.token, one.bytes) for one in streamed] == [(one.token, one.bytes) for one in tokens]
+    assert ask(client, question(ASKED)).choices[0].logprobs is None
+
+
+def test_tokens_are_counted_and_the_second_question_reads_from_the_cache(client, engine, world):
+    """Fails when usage is not that of the request, or a conversation is read again whole."""
+    first = ask(client, question("red circle", image=data_url(world.files["image"])))
+    conversation = (of_file(engine, world, "image", "red circle"),)
+    assert first.usage.prompt_tokens == len(engine.layout.prompt(conversation))
+    assert first.usage.completion_tokens == TOKENS
+    assert first.usage.total_tokens == first.usage.prompt_tokens + TOKENS
+    assert first.usage.prompt_tokens_details.media_tokens == engine.layout.media_lengths["image"]
+    answer = {"role": "assistant", "content": first.choices[0].message.content}
+    second = ask(client, question("red circle", image=data_url(world.files["image"])), answer, question("and ?"))
+    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
+
+
+def test_a_time_limit_ends_the_answer_with_a_note(client):
+    """Fails when a request is not ended in time, or its client takes the answer for a complete one."""
+    more = {"extra_body": {"time_limit_s": 1e-4, "min_tokens": 60}, "max_tokens": 60}
+    reply = ask(client, question(ASKED), **more)
+    assert reply.choices[0].finish_reason == "length" and reply.usage.completion_tokens < 60
+    assert any("time" in note for note in reply.notes)
+
+
+def test_turns_that_do_not_fit_are_left_out_with_a_notice(client):
+    """Fails when a conversation that became too long is refused, or cut without telling the client."""
+    turns = [question("red green blue " * 20), {"role": "assistant", "content": "red"}] * 40
+    reply = ask(client, *turns, question(ASKED))
+    assert "no longer fit" in reply.notes[0] and reply.choices[0].message.content is not None
+    chunks = list(ask(client, *turns, question(ASKED), stream=True))
+    assert "no longer fit" in chunks[-1].notes[0]
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, question("red " * 20_000))
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_metrics_count_what_was_answered(server: RunningServer, client):
+    """Fails when /metrics is not Prometheus' format, or its counters do not move with the requests."""
+    before = metrics_of(server)
+    reply = ask(client, question("blue"))
+    after = metrics_of(server)
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    assert grown['chatbridge_http_requests_total{path="/v1/chat/completions",status="200"}'] == 1
+    assert grown['chatbridge_tokens_total{kind="answer"}'] == reply.usage.completion_tokens
+    assert grown['chatbridge_tokens_total{kind="prompt"}'] == reply.usage.prompt_tokens
+    assert grown["chatbridge_first_token_seconds_count"] == 1
+    assert grown['chatbridge_engine_requests_total{kind="length"}'] == 1
+    assert after["chatbridge_requests_running"] == 0 and after["chatbridge_engine_prompt_cache_bytes"] > 0
+
+
+def metrics_of(server: RunningServer) -> dict[str, float]:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = httpx.get(f"{server.address}/metrics").text
+    samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+    return {_key(one): one.value for one in samples}
+
+
+def _key(sample: Any) -> str:
+    labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
+    return f"{sample.name}{{{labels}}}" if labels else sample.name
