@@ -173,7 +173,7 @@ class ChatEngine:
         settings: RequestSettings = PLAIN,
     ) -> Answer:
         """The complete answer to the last turn; see `stream`."""
-        *_, last = self.stream(conversation, options, settings=settings)
+        *_, last = self.stream(conversation, options, settings=replace(settings, is_whole=True))
         return last
 
     def parts(self, conversation: Conversation, options: GenerateOptions | None = None) -> Iterator[Part]:

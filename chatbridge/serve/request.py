@@ -16,12 +16,14 @@ class RequestSettings:
     stop           further strings that end the answer; they are not part of it
     top_logprobs   None: no log-probabilities; 0: of the generated tokens; n: also of the n most likely ones
     time_limit_s   the answer ends after this time, counted from when it was asked; None: no limit
+    is_whole       only the complete answer is needed: states before it may be left out, which is cheaper
     raises         ValueError for an empty stop string, or a number out of range
     """
 
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     time_limit_s: float | None = None
+    is_whole: bool = False
 
     def __post_init__(self) -> None:
         if any(not one for one in self.stop):

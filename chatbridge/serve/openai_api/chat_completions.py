@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -101,7 +101,7 @@ class ChatCompletions:
         return Asked(_without_messages(asked), conversation, notes)
 
     def _ask(self, asked: Asked, options: Any) -> Callable[[Callable[[], bool]], Any]:
-        settings = asked.request.settings
+        settings = replace(asked.request.settings, is_whole=not asked.request.is_streamed)
         return lambda is_stopped: self.backend.stream(asked.conversation, options, is_stopped, settings)
 
     async def _events(

@@ -71,7 +71,7 @@ class BatchLane:
         found = self._decoding.step()
         for number, new in found.items():
             row, request = self._decoding.rows[number], self._rows[number]
-            if row.finish is None and len(row.answer) > request.num_told:
+            if row.finish is None and len(row.answer) > request.num_told and request.wants_more:
                 request.num_told += 1
                 request.events.put(Grown((new,), tuple(row.logprobs[-1:])))
         ended = [number for number in found if self._decoding.rows[number].finish is not None]

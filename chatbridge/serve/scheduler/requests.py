@@ -111,6 +111,12 @@ class Request:
         """Positions of its media."""
         return sum(slots.numel() for slots in self.batch.media_slots.values())
 
+    @property
+    def wants_more(self) -> bool:
+        """Whether its caller is told of the next token: of each, or of the first one alone. Every token that wakes a
+        caller takes time from the thread that runs the model."""
+        return self.num_told == 0 or not self.settings.is_whole
+
     def is_late(self, now: float) -> bool:
         """Whether its time limit has passed."""
         limit = self.settings.time_limit_s
