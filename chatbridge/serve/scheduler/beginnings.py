@@ -16,6 +16,7 @@ from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
 from chatbridge.serve.encoded_media import EncodedMedia
 from chatbridge.serve.prompt_cache import Digests, PromptCache
+from chatbridge.serve.scheduler.counters import Counters
 from chatbridge.serve.scheduler.lanes import Keep, SoloLane
 from chatbridge.serve.scheduler.requests import Begun, Request
 
@@ -54,6 +55,7 @@ class Beginnings:
         encoder_input  of a rendered image
         """
         self.model, self.prompt_cache, self.encoded = model, prompt_cache, encoded
+        self.counters = Counters()
         self._artist, self._encoder_input = artist, encoder_input
 
     def begin(self, request: Request) -> Beginning:
@@ -98,9 +100,11 @@ class Beginnings:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    @staticmethod
-    def _tell(request: Request, num_cached: int, num_encoded: int) -> None:
-        request.events.put(Begun(time.monotonic() - request.asked_at, num_cached, num_encoded))
+    def _tell(self, request: Request, num_cached: int, num_encoded: int) -> None:
+        waited_s = time.monotonic() - request.asked_at
+        self.counters.add("tokens_total", prompt=request.num_prompt, cached=num_cached, media=request.num_media)
+        self.counters.add("seconds_total", waiting=waited_s)
+        request.events.put(Begun(waited_s, num_cached, num_encoded))
 
 
 def seeded(request: Request) -> None:

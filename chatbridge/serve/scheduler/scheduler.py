@@ -18,7 +18,7 @@ from chatbridge.models.language.cache import Cache
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.backend import Busy, Unavailable
 from chatbridge.serve.scheduler.beginnings import Beginning, Beginnings, seeded
-from chatbridge.serve.scheduler.counters import Counters, Stats
+from chatbridge.serve.scheduler.counters import Stats
 from chatbridge.serve.scheduler.lanes import BatchLane, Lane, SoloLane
 from chatbridge.serve.scheduler.requests import End, Failed, Finished, Request
 
@@ -38,7 +38,7 @@ class Scheduler:
 
     def __init__(self, model: ChatModel, beginnings: Beginnings, limits: ChatLimits) -> None:
         self.model, self.beginnings, self.limits = model, beginnings, limits
-        self.counters = Counters()
+        self.counters = beginnings.counters
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()  # guards _waiting, _thread, _is_closed and the flags of requests
         self._thread: threading.Thread | None = None
