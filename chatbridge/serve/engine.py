@@ -195,7 +195,7 @@ class ChatEngine:
         options: GenerateOptions | None = None,
         is_stopped: Callable[[], bool] = lambda: False,
         settings: RequestSettings = PLAIN,
-    ) -> Iterator[Answer]:
+    ) -> AnswerStream:
         """The answer as it grows; the last item is complete. Closing the iterator stops the generation.
 
         It is generated from now on, whether items are requested or not.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -117,13 +117,13 @@ def test_a_request_that_is_given_up_frees_its_place_within_a_token(limited: Limi
     """fails when a closed, dropped or stopped answer goes on, or the one that waits for its place does not begin"""
     own, stopped = limited(max_batch=1), threading.Event()
     slowly(0.01)
-    streams: list[Iterator[Answer]] = [own.stream(TEXT, LONG), own.stream(TEXT, LONG, stopped.is_set)]
+    streams = [own.stream(TEXT, LONG), own.stream(TEXT, LONG, stopped.is_set)]
     assert not next(streams[0]).is_done and own.stats()["waiting"] == 1
     steps = own.stats()["steps_total"]
     streams.pop(0)  # dropped, not closed
     assert not next(streams[0]).is_done
     stopped.set()
-    assert not list(streams[0])[0:] and own.stats()["running"] == 0
+    assert not list(streams[0]) and own.stats()["running"] == 0
     own.answer(TEXT, SHORT)
     stats: Any = own.stats()
     assert stats["requests_total"]["cancelled"] == 2 and stats["steps_total"]["steps"] - steps["steps"] < 100
