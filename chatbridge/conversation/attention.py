@@ -126,6 +126,35 @@ def obstacle(decoder: Any, side_texts: bool = False) -> str | None:
     return None
 
 
+def takes_step_masks(decoder: Any) -> bool:
+    """Whether a decoder takes the masks of `step_mask`; it takes those of segments, which have the same form."""
+    return obstacle(decoder) is None and "chunked_attention" not in _layer_kinds(decoder.config)
+
+
+def step_mask(config: Any, columns: Tensor | None) -> Any:
+    """The mask of a step that reads one column after others, in the form that costs nothing to check.
+
+    From two axes transformers makes one of four, and asks the device whether there is padding at all, in every step.
+    config   of a decoder that `takes_step_masks`
+    columns  bool[B, L], False = padding; None without any
+    returns  bool[B, 1, 1, L], or one for each kind of layers if there are several; with other attention than sdpa
+             `columns`, and None without padding
+    """
+    if columns is None or config._attn_implementation != "sdpa":
+        return columns
+    kinds = _layer_kinds(config)
+    masks = {kind: _step_mask(config, columns, kind) for kind in kinds}
+    return masks if len(masks) > 1 else masks[kinds[0]]
+
+
+def _step_mask(config: Any, columns: Tensor, kind: str) -> Tensor:
+    length = columns.shape[1]
+    if kind == "sliding_attention" and length > config.sliding_window:
+        columns = columns.clone()
+        columns[:, : length - config.sliding_window] = False
+    return columns[:, None, None]
+
+
 def _layer_kinds(config: Any) -> list[str]:
     """The kinds of layers, as transformers names them. A model with several takes one mask for each."""
     named = getattr(config, "layer_types", None)

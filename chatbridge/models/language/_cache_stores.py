@@ -11,6 +11,8 @@ import torch
 from torch import LongTensor, Tensor
 from torch.nn import functional as F
 
+from chatbridge.models.language._growing_layer import growing_layer, shared_layer
+
 UNPADDED = "this language model has a recurrent state that includes padding; process its sequences one by one"
 
 
@@ -68,11 +70,14 @@ class KeyValueStore(Store):
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+        growing = growing_layer()
         self.settings = settings
         self.past = DynamicCache(config=settings)
         for index, layer in enumerate(self.past.layers):
-            if type(layer) is DynamicSlidingWindowLayer:
-                self.past.layers[index] = DynamicLayer()
+            if type(layer) in (DynamicSlidingWindowLayer, DynamicLayer):
+                self.past.layers[index] = growing()
+        if self.past.layer_class_to_replicate is DynamicLayer:
+            self.past.layer_class_to_replicate = growing
 
     def empty(self) -> KeyValueStore:
         return KeyValueStore(self.settings)
@@ -86,17 +91,18 @@ class KeyValueStore(Store):
 
     def trim(self, num_removed: int) -> None:
         for layer in self._filled_layers:
-            for name in ("keys", "values"):
-                setattr(layer, name, getattr(layer, name)[..., num_removed:, :].clone())
+            layer.replace(*(part[..., num_removed:, :].clone() for part in (layer.keys, layer.values)))
 
     def keep(self, rows: Tensor) -> None:
         """Keep the sequences with these indices, int64[R]."""
         self.past.reorder_cache(cast("LongTensor", rows))
+        for layer in self._filled_layers:
+            layer.whole = None
 
     def copy(self) -> KeyValueStore:
         found = copy.copy(self)
         found.past = copy.copy(self.past)
-        found.past.layers = [_own_lists(layer) for layer in self.past.layers]
+        found.past.layers = [shared_layer(layer) for layer in self.past.layers]
         return found
 
     def join(self, others: Sequence[Store], padding: Sequence[int]) -> None:
@@ -112,7 +118,7 @@ class KeyValueStore(Store):
                 padded = [F.pad(part, (0, 0, columns, 0)) for part, columns in zip(parts, padding, strict=True)]
                 found.append(torch.cat(padded))
         for layer, (keys, values) in zip(self._filled_layers, zip(found[::2], found[1::2], strict=True), strict=True):
-            layer.keys, layer.values = keys, values
+            layer.replace(keys, values)
 
     @property
     def _filled_layers(self) -> list[Any]:
@@ -160,12 +166,3 @@ class RereadStore(Store):
             store.embeds for store in (self, *others) if isinstance(store, RereadStore) and store.embeds is not None
         ]
         self.embeds = torch.cat([F.pad(part, (0, 0, columns, 0)) for part, columns in zip(parts, padding, strict=True)])
-
-
-def _own_lists(layer: Any) -> Any:
-    """A copy of a cache layer with its own lists; the tensors are shared until one of both replaces them."""
-    found = copy.copy(layer)
-    for name, value in vars(layer).items():
-        if isinstance(value, (dict, list)):
-            setattr(found, name, copy.copy(value))
-    return found

@@ -85,7 +85,7 @@ class _Group:
     ids   int64[R, n], their ids so far; n stays 0 where no processor asks for them
     """
 
-    key: GenerateOptions
+    key: tuple[Any, ...]  # the settings that their processors depend on
     processors: list[Any]
     asks_ids: bool
     rows: list[int]
@@ -148,13 +148,14 @@ class TokenSampler:
         row = len(self._generators)
         self._generators.append(_generator(options) if options.sample else None)
         self._top.append(top_logprobs)
-        key = replace(options, seed=None, max_new_tokens=max(options.min_new_tokens, 1))
+        sampling = (options.temperature, options.top_k, options.top_p) if options.sample else ()
+        key = (options.min_new_tokens, options.repetition_penalty, *sampling)
         for group in self._groups:
             if group.key == key and not group.ids.shape[1]:
                 group.rows.append(row)
                 group.ids, group.index = torch.cat([group.ids, group.ids.new_zeros(1, 0)]), None
                 return
-        processors = processors_of(key, self.end_ids, self.device, self.extra)
+        processors = processors_of(options, self.end_ids, self.device, self.extra)
         if processors:
             asks_ids = bool(self.extra or options.min_new_tokens or options.repetition_penalty != 1.0)
             nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)

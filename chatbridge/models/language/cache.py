@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from chatbridge.models.language._cache_stores import UNPADDED, Store
 
+ROOM = 128  # columns that a mask grows by
+
 
 class RowContext(Protocol):
     """The context of a fusion that belongs to the cached sequences; see models.fusion.Context."""
@@ -36,7 +38,7 @@ class Cache:
     """The first `length` columns of B sequences; `LanguageModel.new_cache` creates it and `forward` fills it.
 
     length   columns read so far, padding included
-    mask     bool[B, >= length], False = padding; None without padding. Columns after its end are tokens
+    mask     bool[B, any], False = padding; None without padding. Columns after its end are tokens
     context  media for the fusion's layers inside the model (Fusion.prepare), with the same lifetime
     """
 
@@ -46,12 +48,23 @@ class Cache:
         raises   ValueError for padding if the model cannot mask it
         """
         self.store = store
-        self.mask: Tensor | None = None
+        self.mask = None
         if mask is not None:
             self.pad(mask)
         self.length = 0
         self.num_rows = 0  # B, once something was read
         self.context: RowContext | None = None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """bool[B, any], see the class"""
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: Tensor | None) -> None:
+        """bool[B, any]"""
+        self._mask, self._num_padding = mask, None
+        self._width = 0 if mask is None else mask.shape[1]  # columns after it are tokens
 
     def pad(self, mask: Tensor) -> None:
         """Set which of the columns to be read are padding.
@@ -76,17 +89,23 @@ class Cache:
 
     def columns(self, num_new: int) -> Tensor | None:
         """The padding mask including `num_new` new columns: bool[B, length + num_new], False = padding, or None."""
-        if self.mask is None:
+        if self._mask is None:
             return None
-        self.mask = F.pad(self.mask, (0, max(self.length + num_new - self.mask.shape[1], 0)), value=True)
-        return self.mask[:, : self.length + num_new]
+        width = self.length + num_new
+        if width > self._mask.shape[1]:  # with room for further ones
+            self._mask = F.pad(self._mask, (0, width - self._mask.shape[1] + ROOM), value=True)
+        return self._mask[:, :width]
 
     def positions(self, num_new: int, device: torch.device) -> Tensor:
         """The positions of the next columns, int64[B or 1, num_new]: the number of tokens before each."""
-        columns = self.columns(num_new)
-        if columns is None:
-            return torch.arange(self.length, self.length + num_new, device=device)[None]
-        return (columns.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
+        if self._mask is None or self.length < self._width:
+            columns = self.columns(num_new)
+            if columns is None:
+                return torch.arange(self.length, self.length + num_new, device=device)[None]
+            return (columns.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
+        if self._num_padding is None:
+            self._num_padding = (~self._mask).sum(1, keepdim=True)  # [B, 1]
+        return torch.arange(self.length, self.length + num_new, device=self._mask.device) - self._num_padding
 
     def portions(self, embeds: Tensor) -> tuple[Tensor, ...]:
         """Split the next columns into parts for one forward pass each.
@@ -132,7 +151,8 @@ class Cache:
         index = torch.as_tensor(rows, dtype=torch.long)
         self.store.keep(index)
         self.num_rows = len(index)
-        self.mask = None if self.mask is None else self.mask[index.to(self.mask.device)]
+        if self.mask is not None:
+            self.mask = self.mask[index.to(self.mask.device), : max(self.length, self._width)]
         self.context = None if self.context is None else self.context.select(index)
 
     def select(self, rows: Sequence[int] | Tensor) -> Cache:

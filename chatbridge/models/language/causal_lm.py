@@ -18,7 +18,7 @@ from chatbridge.common.types import Segments
 from chatbridge.config.constraints import NameIn, missing_path
 from chatbridge.config.schema import OldName
 from chatbridge.conversation import varlen_attention
-from chatbridge.conversation.attention import attention_arguments, obstacle
+from chatbridge.conversation.attention import attention_arguments, obstacle, step_mask, takes_step_masks
 from chatbridge.conversation.stop_strings import BatchStops, stops_per_sequence
 from chatbridge.conversation.templates import TEMPLATES
 from chatbridge.models.attention_setting import Attention, attention_problems
@@ -229,7 +229,10 @@ class CausalLM(LanguageModel):
         if isinstance(store, KeyValueStore) and self._cache_argument:
             positions = cache.positions(num_new, embeds.device) if positions is None else positions
             given = {"position_ids": positions, self._cache_argument: store.past, "use_cache": True}
-            states = self.lm.base_model(inputs_embeds=embeds, attention_mask=cache.columns(num_new), **given)
+            mask = cache.columns(num_new)
+            if num_new == 1 and self._takes_step_masks:
+                mask = step_mask(self.lm.base_model.config, mask)
+            states = self.lm.base_model(inputs_embeds=embeds, attention_mask=mask, **given)
         else:
             assert isinstance(store, RereadStore)
             states = self.lm.base_model(inputs_embeds=store.appended(embeds), use_cache=False)
@@ -243,6 +246,10 @@ class CausalLM(LanguageModel):
     @cached_property
     def _cache_argument(self) -> str | None:
         return cache_argument(self.lm)
+
+    @cached_property
+    def _takes_step_masks(self) -> bool:
+        return takes_step_masks(self.lm.base_model)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float[..., D] -> float[..., V], scaled and capped as by the model's own forward in transformers."""

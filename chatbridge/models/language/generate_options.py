@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -44,11 +45,17 @@ class GenerateOptions:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
+        for name, hint in _hints(type(self)).items():
             _check_setting(name, getattr(self, name), hint)
         if self.min_new_tokens > self.max_new_tokens:
             found = f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens, which is {self.max_new_tokens}"
             raise ValueError(f"GenerateOptions: {found}")
+
+
+@cache
+def _hints(kind: type[GenerateOptions]) -> Mapping[str, Any]:
+    """Setting -> its type with its range; finding them takes longer than a step of a small model."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def checked_names(settings: Mapping[str, Any]) -> Mapping[str, Any]:
