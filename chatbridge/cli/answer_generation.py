@@ -73,20 +73,24 @@ def predictions(
     num_workers: int,
     gpu_id: int | None = None,
     folder: DrawingFolder | None = None,
+    dist: Dist | None = None,
 ) -> Iterator[Prediction]:
-    """Build the model; the answers to these questions, each batch as soon as it is generated, with a progress bar.
+    """Build the model; the answers to these questions, each batch as soon as it is generated, with a progress bar. A
+    question that the model fails on has a problem.
 
+    dist     of a command that has set its device and threads already; its first rank alone prints
     folder   of the images that answers draw; None: they have captions only
     """
     from tqdm import tqdm
 
-    built = build_chat(config, gpu_id, has_generator=folder is not None)
-    print("\n".join(built.lines), flush=True)
+    built = build_chat(config, gpu_id, dist, has_generator=folder is not None)
+    is_main = dist is None or dist.is_main
+    if is_main:
+        print("\n".join(built.lines), flush=True)
     media, model = config.evaluation.media, built.model
     processors = {name: with_limits(one, media) for name, one in model.processors(train=False).items()}
     artist = Artist(None, "this command draws no images") if folder is None else Artist(built.generator)
-    dist, drawings = Dist(device=model.device), Drawings(artist, folder or DrawingFolder(None))
-    found = iter_predictions(
-        task, model, built.layout, processors, dist, indices, num_workers=num_workers, drawings=drawings
-    )
-    return iter(tqdm(found, total=len(indices), unit=" answers", disable=None))
+    own, drawings = Dist(device=model.device), Drawings(artist, folder or DrawingFolder(None))
+    settings: dict[str, Any] = {"num_workers": num_workers, "drawings": drawings, "is_tolerant": True}
+    found = iter_predictions(task, model, built.layout, processors, own, indices, **settings)
+    return iter(tqdm(found, total=len(indices), unit=" answers", disable=None if is_main else True))

@@ -162,8 +162,8 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
 HELPERS = (  # files here that are no task
     "config", "drawn_answers", "evaluator", "first_question", "metric_settings", "metrics", "mmbench_submission",
     "modality_report", "partial_answers", "predict", "prediction_lines", "prompt", "question_loader", "receipt",
-    "receipt_questions", "score_text", "scores_file", "scoring", "settings", "several_prompts", "statistics",
-    "submissions"
+    "receipt_questions", "row_options", "score_text", "scores_file", "scoring", "settings", "several_prompts",
+    "statistics", "submissions"
 )  # fmt: skip
 TASKS: Registry[Task] = Registry("task", "chatbridge.tasks", besides=HELPERS)
 

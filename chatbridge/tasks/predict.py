@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from chatbridge.common.dist import Dist
+from chatbridge.common.log import get_logger
 from chatbridge.conversation.layout import Layout
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing import start_drawing
-from chatbridge.models.language import GenerateOptions
+from chatbridge.models.drawing.start import BEAMS
 from chatbridge.models.language.likelihood import Likelihood
 from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Prediction, Task
@@ -20,6 +23,7 @@ from chatbridge.tasks.drawn_answers import DrawingFolder, Drawings, GeneratedAns
 from chatbridge.tasks.partial_answers import PartialAnswers
 from chatbridge.tasks.question_loader import PromptBatch, Question, QuestionBatch, load_questions
 
+log = get_logger(__name__)
 NO_DRAWINGS = Drawings()  # captions without images
 
 
@@ -65,13 +69,19 @@ def iter_predictions(
     seed: int = 0,
     num_workers: int = 0,
     drawings: Drawings = NO_DRAWINGS,
+    is_tolerant: bool = False,
 ) -> Iterator[Prediction]:
-    """Predictions for the questions with these indices, batch by batch as they are generated; see `predictions`."""
+    """Predictions for the questions with these indices, batch by batch as they are generated; see `predictions`.
+
+    is_tolerant   an error of the model while a batch is answered costs the questions that fail by themselves only: they
+                  have it as their problem. False: it ends the evaluation
+    """
     context_length = model.language.max_positions
     loaded = load_questions(task, layout, processors, seed, indices, context_length, num_workers)
     with closing(loaded) as batches:
         for batch in batches:
-            yield from _predict_batch(task, Answering(model, layout, processors, dist, drawings), batch)
+            answering = Answering(model, layout, processors, dist, drawings, is_tolerant)
+            yield from _predict_batch(task, answering, batch)
 
 
 @dataclass(frozen=True)
@@ -83,10 +93,34 @@ class Answering:
     processors: Mapping[str, Processor]
     dist: Dist
     drawings: Drawings
+    is_tolerant: bool = False
 
-    def answers(self, prompts: PromptBatch, options: Sequence[GenerateOptions]) -> list[GeneratedAnswer]:
+    def found(self, prompts: PromptBatch) -> Iterator[tuple[int, GeneratedAnswer | str]]:
+        """Number of a question, and its answer, or why there is none."""
+        if self.drawings.artist.generator is not None and prompts.asked[0].options.num_beams > 1:
+            yield from ((number, f"options: {BEAMS}") for number in prompts.numbers)
+            return
+        try:
+            yield from zip(prompts.numbers, self.answers(prompts), strict=True)
+        except Exception as error:
+            if not self.is_tolerant or not is_local(error):
+                raise
+            if len(prompts.numbers) == 1:
+                yield prompts.numbers[0], f"the model failed ({type(error).__name__}: {error})"
+                return
+            log.warning("a batch of %d failed (%s); its questions are asked one by one", len(prompts.numbers), error)
+        else:
+            return
+        free_memory()
+        for row, number in enumerate(prompts.numbers):
+            alone = PromptBatch(prompts.batch.row(row), (number,), (prompts.asked[row],))
+            yield from self.found(alone)
+
+    def answers(self, prompts: PromptBatch) -> list[GeneratedAnswer]:
         """The answers to a batch of prompts, with their images."""
-        batch, layout = prompts.batch.to(self.dist.device), self.layout
+        batch, stop = prompts.batch.to(self.dist.device), prompts.asked[0].stop
+        layout = self.layout.stopping_at(stop) if stop else self.layout
+        options = [one.options for one in prompts.asked]
         if layout.template.drawing_ids is None or options[0].num_beams > 1:
             return [answer_of(layout, ids) for ids in self.model.generate(batch, options, layout.stops)]
         growing = start_drawing(self.model, layout, batch, options, self.drawings.artist, self._encoder_input)
@@ -112,19 +146,31 @@ class Answering:
 
 
 def _predict_batch(task: Task, answering: Answering, batch: QuestionBatch) -> Iterator[Prediction]:
-    answers: dict[int, GeneratedAnswer] = {}
+    answers: dict[int, GeneratedAnswer | str] = {}
     likelihoods: dict[int, dict[str, Likelihood]] = {}
     for prompts in batch.prompts:
         likelihoods |= answering.likelihoods(prompts, batch.questions)
-        if not task.generates:
-            continue
-        indices = [batch.questions[number].index for number in prompts.numbers]
-        # each samples and draws with a seed of its own, whatever batch it is in
-        options = [task.config.generation(prompts.max_new_tokens, index) for index in indices]
-        answers |= zip(prompts.numbers, answering.answers(prompts, options), strict=True)
+        if task.generates:
+            answers |= answering.found(prompts)
     for number, question in enumerate(batch.questions):
-        row = _prediction(question, answers.get(number), answering.drawings.folder)
+        answer = answers.get(number)
+        if isinstance(answer, str):
+            question, answer = replace(question, problem=answer), None
+        row = _prediction(question, answer, answering.drawings.folder)
         yield row | task.likelihood_fields(question.details, likelihoods.get(number, {}))
+
+
+def is_local(error: Exception) -> bool:
+    """Whether other questions can still be answered after an error: not after one that leaves the GPU unusable."""
+    broken: Any = getattr(torch, "AcceleratorError", None)  # a failed assertion in a kernel, an illegal address
+    is_broken = broken is not None and isinstance(error, broken) and not isinstance(error, torch.OutOfMemoryError)
+    return not is_broken and not isinstance(error, OSError)
+
+
+def free_memory() -> None:
+    """Give memory of a failed batch back, so that single questions have it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _prediction(question: Question, answer: GeneratedAnswer | None, folder: DrawingFolder) -> Prediction:

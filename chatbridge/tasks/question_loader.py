@@ -32,6 +32,7 @@ from chatbridge.datasets.workers.supervisor import (
 from chatbridge.processors.media_processor import Processor
 from chatbridge.tasks.base import Task
 from chatbridge.tasks.prompt import check_room, question_of
+from chatbridge.tasks.row_options import RowOptions, row_options
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Question:
     problem  why it cannot be answered; None if it can
     without_sound  why its prompt says that the video has no sound; None if all media are there
     measured name -> ids of a text whose likelihood as an answer is measured
+    asked    how it is answered; None for a question with a problem
     """
 
     index: int
@@ -52,6 +54,7 @@ class Question:
     problem: str | None = None
     without_sound: str | None = None
     measured: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    asked: RowOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,12 @@ class PromptBatch:
     """Prompts that are generated from together.
 
     numbers         for each prompt, the number of its question within the QuestionBatch
-    max_new_tokens  of an answer: fewer than the task allows if the context length leaves less room
+    asked           how each of them is answered; they have one number of beams, longest length and stop strings
     """
 
     batch: Batch
     numbers: tuple[int, ...]
-    max_new_tokens: int
+    asked: tuple[RowOptions, ...]
 
 
 @dataclass(frozen=True)
@@ -145,16 +148,16 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
             return DataError(str(error))
 
     def _prompts(self, loaded: list[_Loaded]) -> Iterator[PromptBatch]:
-        """One batch per room for an answer, so that no answer depends on the other questions of its batch."""
-        by_room: dict[int, list[int]] = {}
-        for number, (_, _, tokens) in enumerate(loaded):
-            if tokens is not None:
-                room = self.task.config.max_new_tokens
-                room = room if self.context_length is None else min(room, self.context_length - len(tokens))
-                by_room.setdefault(room, []).append(number)
-        for room, numbers in by_room.items():
+        """One batch per longest length, number of beams and stop strings, so that no answer depends on the other
+        questions of its batch."""
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for number, (question, *_) in enumerate(loaded):
+            if question.asked is not None:
+                groups.setdefault(question.asked.group, []).append(number)
+        for numbers in groups.values():
             samples, sequences = zip(*(loaded[number][1:] for number in numbers), strict=True)
-            yield PromptBatch(stack(samples, sequences, self.layout.tokenizer.pad_id), tuple(numbers), room)
+            asked = tuple(one for number in numbers if (one := loaded[number][0].asked) is not None)
+            yield PromptBatch(stack(samples, sequences, self.layout.tokenizer.pad_id), tuple(numbers), asked)
 
     def keep_out(self, note: ProgressNote, reason: str) -> str:
         """Exclude a question that killed its worker; returns the line for the log."""
@@ -177,12 +180,15 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
                 decoded = decode(conversation, processors_for(dataset, self.processors))
             tokens = self._prompt(decoded.conversation)
             measured = self._measured(decoded.conversation, question, len(tokens))
+            room = None if self.context_length is None else self.context_length - len(tokens)
+            options = row_options(self.task.config, index, dataset.options(index), room)
         except MediaError as error:  # the references stay: the question is in the denominator of every score
             return replace(question, problem=str(error)), None, None
         sample = Sample(record.id, name, decoded.conversation, decoded.media, decoded.without_sound)
         silent = decoded.without_sound
-        asked = replace(question, text=decoded.conversation[-1].text, measured=measured, without_sound=silent)
-        return asked, sample, tokens
+        text = decoded.conversation[-1].text
+        question = replace(question, text=text, measured=measured, without_sound=silent, asked=options)
+        return question, sample, tokens
 
     def _measured(self, conversation: Conversation, question: Question, length: int) -> dict[str, tuple[int, ...]]:
         """Name -> ids of the texts whose likelihood is measured after a prompt of `length` tokens.

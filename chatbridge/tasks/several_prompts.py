@@ -88,6 +88,10 @@ class SeveralPrompts(Dataset):
         dataset, question, number = self._at(index)
         return {**dataset.details(question), ITEM: dataset.sample_id(question), PROMPT: number}
 
+    def options(self, index: int) -> Mapping[str, Any]:
+        dataset, question, _ = self._at(index)
+        return dataset.options(question)
+
     def references(self, index: int) -> tuple[str, ...]:
         dataset, question, _ = self._at(index)
         return dataset.references(question)

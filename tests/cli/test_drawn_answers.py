@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from chatbridge import __main__ as commands
-from chatbridge.cli.generate import AnswerFile
+from chatbridge.cli.answer_file import AnswerFile
 from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.conversation.messages import Drawing
 from chatbridge.conversation.tokenizer import Tokenizer

@@ -117,6 +117,10 @@ class Dataset(ABC):
         """The `details` of a sample whose media cannot be read, as far as a task needs them. Must not fail."""
         return {}
 
+    def options(self, index: int) -> Mapping[str, Any]:
+        """Generation settings that the record of a question gives for its answer. Must not fail."""
+        return {}
+
     def references(self, index: int) -> tuple[str, ...]:
         """The `references` of a sample whose media cannot be read: it is scored against them. Must not fail."""
         return ()

@@ -60,6 +60,7 @@ from chatbridge.datasets.packed_records import pack
 from chatbridge.datasets.unique_names import UniqueNames
 
 HINT = "; `unanswered: keep` makes such records prompts, and `python -m chatbridge generate` answers them"
+FAULT = "fault"  # the key of a line that is kept with its mistake
 MOST_NAMED = 3  # drawings without an image, in one message
 
 
@@ -71,6 +72,8 @@ class Records(Dataset):
         root: Path | None = None  # folder of relative media paths; null: the folder of `file`
         # records that end with a question: refuse the file, or keep them as prompts of an evaluation or of `generate`
         unanswered: Literal["refuse", "keep"] = "refuse"
+        # lines with a mistake: refuse the file, or keep each as a sample that cannot be read, with its reason
+        faulty: Literal["refuse", "keep"] = "refuse"
 
         def problems(self) -> Iterator[Problem]:
             if problem := missing_path(self.file, "file"):
@@ -86,8 +89,10 @@ class Records(Dataset):
         self._root = config.root or config.file.parent
         self._num_drawings = 0
         self._undrawn: list[str] = []  # places of drawings without an image
-        self._num_left_out = 0
+        self._num_left_out = self._num_faulty = 0
         self._records = pack(config.file, self._checked())
+        if self._num_faulty and self._num_faulty == len(self._records):
+            raise DataError(f"{config.file}: no line can be used; the first: {self._records[0][FAULT]}")
         if self._num_left_out and not len(self._records):
             raise DataError(f"{config.file}: nothing is supervised: every line has `supervised: false` for its answers")
         self._settle(len(self._records), str(config.file))
@@ -117,8 +122,13 @@ class Records(Dataset):
     def details(self, index: int) -> Mapping[str, Any]:
         return self._records[self._stored(index)].get("details", {})
 
+    def options(self, index: int) -> Mapping[str, Any]:
+        return self._records[self._stored(index)].get("options", {})
+
     def references(self, index: int) -> tuple[str, ...]:
         record = self._records[self._stored(index)]
+        if FAULT in record:
+            return ()
         messages = read_messages(Fields(record), Path)  # files are not looked up
         last = next((message.text for message in reversed(messages) if message.role == "assistant"), "")
         last = "" if _is_rejected(messages) else last
@@ -127,6 +137,8 @@ class Records(Dataset):
     def record(self, index: int, rng: np.random.Generator) -> Record:
         stored = self._stored(index)
         record = self._records[stored]
+        if FAULT in record:
+            raise MediaError(f"the line cannot be used: {record[FAULT]}")
         messages = read_messages(Fields(record), partial(media_path, self._root))
         for number, message in enumerate(messages):
             if message.role == "user" and not record["messages"][number].get("plain"):
@@ -157,9 +169,13 @@ class Records(Dataset):
             fault = found.fault if found.record is None else self._fault(found.record)
             if found.record is not None and fault is None:
                 self._count(line.place, found.record)
-                if "id" in line.value:
-                    line.value["id"] = unique(repaired(str(line.value["id"])))
-            yield line.place, line.value, fault
+            value = line.value
+            if fault is not None and self.config.faulty == "keep":
+                value, fault = _kept(value, fault), None
+                self._num_faulty += 1
+            if fault is None and "id" in value:
+                value["id"] = unique(repaired(str(value["id"])))
+            yield line.place, value, fault
 
     def _fault(self, messages: Conversation) -> str | None:
         """Why a line is neither a training sample nor a prompt."""
@@ -175,6 +191,13 @@ class Records(Dataset):
         for number, message in enumerate(messages):
             self._num_drawings += sum(isinstance(part, Drawing) for part in message.parts)
             self._undrawn += [f"{place}: message {number}"] * len(message.drawings_without_image)
+
+
+def _kept(value: Any, fault: str) -> dict[str, Any]:
+    """A line with a mistake, as far as its question can be named."""
+    name = value.get("id") if isinstance(value, dict) else None
+    is_name = isinstance(name, (str, int)) and not isinstance(name, bool)
+    return {FAULT: fault} | ({"id": name} if is_name else {})
 
 
 def _is_rejected(messages: Conversation) -> bool:

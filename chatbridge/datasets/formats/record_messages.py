@@ -20,13 +20,15 @@ PathOf = Callable[[str], Path]  # the file of a path in the line
 
 def read_messages(fields: Fields, path_of: PathOf) -> Conversation:
     """The messages of a line, all of whose fields are checked. raises BadRecord"""
-    _check_keys(fields.record, ("messages",), ("id", "answers", "details"))
+    _check_keys(fields.record, ("messages",), ("id", "answers", "details", "options"))
     name = fields.record.get("id", "")
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise BadRecord(f"'id' is neither text nor a number but {kind_of(name)}")
     read_answers(fields.record)
     if not isinstance(details := fields.record.get("details", {}), dict):
         raise BadRecord(f"'details' is {kind_of(details)}, expected an object")
+    if not isinstance(options := fields.record.get("options", {}), dict):
+        raise BadRecord(f"'options' is {kind_of(options)}, expected an object of generation settings")
     if not isinstance(messages := fields.record["messages"], list):
         raise BadRecord(f"'messages' is {kind_of(messages)}, expected a list of turns")
     return tuple(_inside("message", number, _message, one, path_of) for number, one in enumerate(messages))

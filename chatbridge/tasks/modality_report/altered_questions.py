@@ -47,6 +47,9 @@ class AlteredQuestions(Dataset):
     def details(self, index: int) -> Mapping[str, Any]:
         return self.inner.details(index)
 
+    def options(self, index: int) -> Mapping[str, Any]:
+        return self.inner.options(index)
+
     def references(self, index: int) -> tuple[str, ...]:
         return self.inner.references(index)
 
