@@ -22,10 +22,11 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.drawn_files import DrawnFiles
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.media_refs import names_of, place_problem, problem_of
+from chatbridge.serve.media_refs import MediaRef, names_of, place_problem, problem_of
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.request import NO_SETTINGS, RequestSettings
 from chatbridge.serve.saved_conversation import LoadError
+from chatbridge.serve.upload_parts import Attachment
 
 logger = log.get_logger("chat")
 
@@ -62,8 +63,7 @@ def chat(cfg_path: str | Path, args: Namespace) -> int:
         dialogue = Dialogue(engine, Path(folder), options, settings)
         if args.load is not None:
             resume(dialogue, args.load, is_quiet=prompt is not None)
-        for one in args.media:
-            added = dialogue.attach(one)  # a file that cannot be read ends the command: MediaError
+        for added in attach_all(dialogue, args.media):
             if prompt is None and not args.batch:
                 tell(f"attached: {', '.join(names_of([added]))}" + (f" ({added.note})" if added.note else ""))
         saving = None if args.save is None else partial(dialogue.save, args.save)
@@ -75,6 +75,19 @@ def chat(cfg_path: str | Path, args: Namespace) -> int:
         else:
             code = converse(dialogue, printer, prompt)
         return code or int(printer.num_unsaved > 0)
+
+
+def attach_all(dialogue: Dialogue, media: Sequence[MediaRef]) -> list[Attachment]:
+    """The files of the command line. raises MediaError with the problem of each that cannot be read"""
+    added, problems = [], []
+    for one in media:
+        try:
+            added.append(dialogue.attach(one))
+        except MediaError as error:
+            problems.append(str(error))
+    if problems:
+        raise MediaError("\n".join(problems))
+    return added
 
 
 def resume(dialogue: Dialogue, file: Path, is_quiet: bool) -> None:

@@ -108,12 +108,12 @@ def _media(
     engine: ChatEngine, session: Session, fitted: FittedPrompt, turn: ChatTurn, pieces: tuple[PromptPiece, ...]
 ) -> Iterator[SeenMedia]:
     origins = origins_of(attachment for one in session for attachment in one.attached)
-    new = {id(item.ref) for item in turn.question.media}
-    places = [piece for piece in pieces if piece.modality]
-    for item, place in zip(media_parts(fitted.conversation), places, strict=True):
+    items, places = tuple(media_parts(fitted.conversation)), [piece for piece in pieces if piece.modality]
+    first_new = len(items) - len(turn.question.media)
+    for number, (item, place) in enumerate(zip(items, places, strict=True)):
         read = read_media(engine, item, origins.get(id(item.ref)))
         name = _name_of(item, origins.get(id(item.ref)))
-        yield SeenMedia(item.modality, name, about(read), _png(item, read), place.num_tokens, id(item.ref) in new)
+        yield SeenMedia(item.modality, name, about(read), _png(item, read), place.num_tokens, number >= first_new)
 
 
 def read_media(engine: ChatEngine, item: Media, origin: Attachment | None) -> ReadMedia:

@@ -157,8 +157,8 @@ def test_mistakes_are_reported_before_the_model_is_built(world, monkeypatch, cap
 
 def test_problems_of_a_question_set_the_exit_code(chat, world):
     """fails when a question that cannot be answered looks like success, or an unreadable file is left out silently"""
-    with pytest.raises(MediaError, match=r"half\.jpg: "):
-        chat("--image", world.files["truncated"], "--prompt", "what ?")
+    with pytest.raises(MediaError, match=r"(?s)half\.jpg: .*notes\.txt: "):
+        chat("--image", world.files["truncated"], "--audio", world.files["words"], "--prompt", "what ?")
     code, out, err = chat("--prompt", "color " * 3000)
     assert code == 1 and out == "" and "cannot answer: prompt needs" in err
     with pytest.raises(MediaError, match="stdin has no question"):

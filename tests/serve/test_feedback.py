@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from chatbridge.conversation.messages import Text
+from chatbridge.conversation.messages import Media, Text
 from chatbridge.datasets.builders.records import Records
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.feedback import Feedback
 from chatbridge.serve.saved_conversation import SaveError
 from chatbridge.serve.session import ChatTurn, Session
+from chatbridge.serve.upload_parts import Attachment, DecodedMedia
 from tests.helpers.serve_parts import ChatWorld
 
 
@@ -84,13 +86,15 @@ def test_mistakes_are_messages(session, tmp_path: Path):
 
 
 def _vote(file: Path, name: str, count: int) -> None:
-    session = (ChatTurn("what ?", (), "red", True, parts=(Text("red"),)),)
+    photo = Attachment(file.with_name("photo.jpg"), (Media("image", DecodedMedia(torch.zeros(1))),))
+    session = (ChatTurn("what ?", (photo,), "red", True, parts=(Text("red"),)),)
     for at in range(count):
         Feedback(file).add(f"{name}-{at % 7}", session, 0, is_good=at % 2 == 0)
 
 
 def test_many_processes_vote_at_once(tmp_path: Path):
-    """fails when votes of processes that write at the same time are lost, torn or doubled"""
+    """fails when votes of processes that write at the same time are lost, torn or doubled, or a copy is incomplete"""
+    (tmp_path / "photo.jpg").write_bytes(b"x" * 3_000_000)
     file, context = tmp_path / "votes.jsonl", multiprocessing.get_context("fork")
     voters = [context.Process(target=_vote, args=(file, f"p{at}", 14)) for at in range(4)]
     for one in voters:
@@ -100,3 +104,5 @@ def test_many_processes_vote_at_once(tmp_path: Path):
     assert [one.exitcode for one in voters] == [0] * 4
     ids = [line["id"] for line in lines(file)]
     assert len(ids) == len(set(ids)) == 4 * 7
+    (copy,) = (tmp_path / "votes.media").iterdir()
+    assert copy.read_bytes() == (tmp_path / "photo.jpg").read_bytes()
