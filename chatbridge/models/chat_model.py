@@ -21,6 +21,7 @@ from chatbridge.models.encoders import Encoder
 from chatbridge.models.fusion import Context, Fusion, check_slots
 from chatbridge.models.language import GenerateOptions, LanguageModel
 from chatbridge.models.language._token_sampling import Processors
+from chatbridge.models.language.base import Between
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding, Generation, OnId
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts, left_padded
@@ -184,6 +185,7 @@ class ChatModel(nn.Module):
         cache: Cache | None = None,
         processors: Processors = (),
         media_tokens: Mapping[str, Tensor] | None = None,
+        between: Between | None = None,
     ) -> Generation:
         """A generation of answers to B prompts of any lengths; each `step` adds a token to every unfinished answer.
 
@@ -194,12 +196,13 @@ class ChatModel(nn.Module):
                     only what comes after them. Prompts and answers are added to it
         processors  additional logits processors of transformers
         media_tokens  see `prepared`
+        between     called before every pass of a beam search, see LanguageModel.beam_search
         raises      ValueError for packed sequences, and see language.generation.start_generation
         """
         with self._precision():
             prompts = self.prompts(batch, cache, media_tokens)
         options = options or GenerateOptions()
-        return start_generation(self.language, prompts, options, stops, cache, processors, self._precision)
+        return start_generation(self.language, prompts, options, stops, cache, processors, self._precision, between)
 
     @torch.no_grad()
     def likelihoods(self, batch: Batch, continuations: Sequence[Sequence[int]]) -> list[Likelihood]:

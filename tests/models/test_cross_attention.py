@@ -357,3 +357,18 @@ def test_conversations_join_and_leave_with_their_media(architecture: str, reach:
 def test_text_alone_stays_as_it_is_beside_media() -> None:
     """Fails when the feed-forward part, which changes text in the reference's batches, changes who joins one."""
     check_admission(gated(text_only="feed_forward", gate=2.0), [*ROWS, *TEXTS])
+
+
+def test_others_are_answered_within_a_beam_search() -> None:
+    """Fails when a beam search reads the media of those who are answered between its steps, or they read its own."""
+    model = gated(gate=2.0)
+    beams = replace(SIX, num_beams=2)
+    for asked, beside in ((TEXTS[1], ROWS[0]), (ROWS[1], TEXTS[0]), (ROWS[0], ROWS[1])):
+        expected, other = model.generate(batch_of(asked), beams), model.generate(batch_of(beside), SIX)
+        decoding = model.new_decoding()
+        decoding.admit(model.prompts(batch_of(beside)), SIX)
+        growing = model.start_generation(batch_of(asked), beams, between=lambda it=decoding: bool(it.step()) and False)
+        growing.step()
+        while not decoding.is_done:
+            decoding.step()
+        assert (growing.answers, decoding.answers) == (expected, other)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.models.language._token_sampling import penalties
-from chatbridge.models.language.base import GenerateOptions, Show, without_stop
+from chatbridge.models.language.base import Between, GenerateOptions, Show, without_stop
 
 
 @torch.no_grad()
@@ -23,6 +23,7 @@ def beam_search(
     options: GenerateOptions,
     stops: Sequence[Stops],
     show: Show | None,
+    between: Between | None = None,
 ) -> list[list[int]]:
     """The best beam of each prompt; see LanguageModel.beam_search.
 
@@ -33,13 +34,16 @@ def beam_search(
     """
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
+    seeded, stopped = _Seeded(options.seed, embeds.device), _BeamStop(stops)
+    interlude = _interlude(between, seeded, stopped) if between else None
+    interrupted = lm.register_forward_pre_hook(interlude) if interlude else nullcontext()  # before `show`
     watched = lm.register_forward_pre_hook(_shown(show), with_kwargs=True) if show else nullcontext()
-    with _seeded(options.seed, embeds.device), _without_defaults(lm), watched:
+    with seeded, _without_defaults(lm), interrupted, watched:
         rows = lm.generate(
             inputs_embeds=embeds,
             attention_mask=mask.long(),
             generation_config=_generation_config(options, end_ids, lm.config.bos_token_id),
-            stopping_criteria=StoppingCriteriaList([_BeamStop(stops)]),
+            stopping_criteria=StoppingCriteriaList([stopped]),
             logits_processor=LogitsProcessorList(penalties(options)),
             synced_gpus=False,  # ranks generate independently, also when layers are sharded: see Parallel.gathered
         )
@@ -65,16 +69,39 @@ def _generation_config(options: GenerateOptions, end_ids: tuple[int, ...], bos_i
 
 
 class _BeamStop:
-    """Stops each beam on its own once its new ids contain a stop sequence (a transformers StoppingCriteria)."""
+    """Stops each beam on its own once its new ids contain a stop sequence (a transformers StoppingCriteria).
+
+    is_over   whether all beams stop where they are
+    """
 
     def __init__(self, stops: Sequence[Stops]) -> None:
-        self.stops = stops
+        self.stops, self.is_over = stops, False
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if self.is_over:
+            return torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
         beams = len(input_ids) // len(self.stops)
         rows = input_ids.tolist()
         ends = [bool(ids) and self.stops[at // beams].end(ids) is not None for at, ids in enumerate(rows)]
         return torch.tensor(ends, device=input_ids.device)
+
+
+def _interlude(between: Between, seeded: _Seeded, stopped: _BeamStop) -> Any:
+    """A forward pre-hook that lets others work before every step."""
+    is_inside = False
+
+    def hook(module: Any, args: Any) -> None:
+        nonlocal is_inside
+        if is_inside:
+            raise RuntimeError("a beam search cannot run within another one of the same model")
+        is_inside = True
+        try:
+            with seeded.paused():
+                stopped.is_over |= bool(between())
+        finally:
+            is_inside = False
+
+    return hook
 
 
 def _shown(show: Show) -> Any:
@@ -107,12 +134,44 @@ def _without_defaults(lm: Any) -> Iterator[None]:
         lm.generation_config = kept
 
 
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed torch's global state, which transformers samples from, and restore it afterwards."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+class _Seeded:
+    """Seeds torch's global state, which transformers samples from, and restores it afterwards; None: leaves it.
+
+    While it is paused, the state is that of before, which others may draw from.
+    """
+
+    def __init__(self, seed: int | None, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+        self._other: tuple[Tensor, ...] = ()
+
+    def __enter__(self) -> None:
+        if self.seed is not None:
+            self._other = self._states()
+            torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        if self.seed is not None:
+            self._swap()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        if self.seed is None:
+            yield
+            return
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _states(self) -> tuple[Tensor, ...]:
+        """Of the processor, and of the device."""
+        own = (torch.get_rng_state(),)
+        return (*own, torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else own
+
+    def _swap(self) -> None:
+        now = self._states()
+        torch.set_rng_state(self._other[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self._other[1], self.device)
+        self._other = now

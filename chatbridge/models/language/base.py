@@ -27,6 +27,7 @@ from chatbridge.models.language.generate_options import (
 )
 
 Show = Callable[[Tensor], None]
+Between = Callable[[], bool]  # other work, before each pass of a beam search; True ends the search
 Rows = Callable[[str, int, int], Tensor]  # (state-dict name of a tensor, start, stop) -> rows start to stop - 1
 
 
@@ -162,7 +163,13 @@ class LanguageModel(Component):
 
     @abstractmethod
     def beam_search(
-        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: BatchStops = (), show: Show | None = None
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        options: GenerateOptions,
+        stops: BatchStops = (),
+        show: Show | None = None,
+        between: Between | None = None,
     ) -> list[list[int]]:
         """The answers by beam search; greedy and sampled answers come from the loop in decode.py.
 
@@ -170,6 +177,8 @@ class LanguageModel(Component):
         mask     bool[B, L], False = padding
         stops    stop strings of each prompt
         show     called before every step with its positions, int64[B * beams, n]; the beams of a prompt are neighbours
+        between  called before every step, before `show`, for other work, also with this model; True ends the search
+                 with the best answers so far, and an exception ends it without any
         returns  new ids per prompt, without stop sequence, end token and padding
         """
 
@@ -213,6 +222,7 @@ LANGUAGES: Registry[LanguageModel] = Registry(
 __all__ = [
     "LANGUAGES",
     "MOST_SEED",
+    "Between",
     "GenerateOptions",
     "LanguageConfig",
     "LanguageModel",

@@ -38,7 +38,7 @@ from chatbridge.models.language._hf_modules import cache_argument, decoder_layer
 from chatbridge.models.language._last_layer import only_at, skippable
 from chatbridge.models.language._quantization import quantization, settle
 from chatbridge.models.language._sharded_files import load_outside_layers
-from chatbridge.models.language.base import LANGUAGES, GenerateOptions, LanguageConfig, LanguageModel, Show
+from chatbridge.models.language.base import LANGUAGES, Between, GenerateOptions, LanguageConfig, LanguageModel, Show
 from chatbridge.models.language.cache import Cache
 
 LanguageAttention = Literal[Attention, "varlen"]
@@ -256,10 +256,17 @@ class CausalLM(LanguageModel):
         return scaled_logits(self.lm, self.lm.get_output_embeddings()(hidden))
 
     def beam_search(
-        self, embeds: Tensor, mask: Tensor, options: GenerateOptions, stops: BatchStops = (), show: Show | None = None
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        options: GenerateOptions,
+        stops: BatchStops = (),
+        show: Show | None = None,
+        between: Between | None = None,
     ) -> list[list[int]]:
         """The answers by beam search; embeds float[B, L, D], mask bool[B, L], see LanguageModel.beam_search."""
-        return beam_search(self.lm, self.end_ids, embeds, mask, options, stops_per_sequence(stops, len(embeds)), show)
+        ends = stops_per_sequence(stops, len(embeds))
+        return beam_search(self.lm, self.end_ids, embeds, mask, options, ends, show, between)
 
     def files(self) -> list[tuple[Path, tuple[str, ...] | None]]:
         return []  # `load` reads the folder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chatbridge.conversation.stop_strings import BatchStops, Stops, stops_per_sequence
 from chatbridge.models.language._token_sampling import Processors, options_per_row
-from chatbridge.models.language.base import LanguageModel
+from chatbridge.models.language.base import Between, LanguageModel
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding, Generation, Precision
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
@@ -26,12 +26,14 @@ def start_generation(
     cache: Cache | None = None,
     processors: Processors = (),
     precision: Precision = nullcontext,
+    between: Between | None = None,
 ) -> Generation:
     """A generation of answers to R prompts; each `step` adds a token to every unfinished answer.
 
     options     for all prompts, or one for each. A seed for all becomes one of each prompt
     stops       stop strings: for all prompts, or one for each
     cache, processors, precision  see Decoding
+    between     called before every pass of a beam search, whose answers come in one step; see LanguageModel.beam_search
     raises      ValueError for beam search with a cache or processors of the caller, or when options, stops and prompts
                 differ in number
     """
@@ -43,12 +45,14 @@ def start_generation(
     is_apart = cache is None and prompts.is_ragged and not language.new_cache().store.paddable
     if is_apart or (has_beams and _differ(settings)):
         rows = [
-            start_generation(language, prompts.alone(row), [settings[row]], [ends[row]], None, processors, precision)
+            start_generation(
+                language, prompts.alone(row), [settings[row]], [ends[row]], None, processors, precision, between
+            )
             for row in range(num_rows)
         ]
         return SeparateGenerations(rows)
     if has_beams:
-        return BeamSearch(language, prompts, settings[0], ends, precision)
+        return BeamSearch(language, prompts, settings[0], ends, precision, between)
     return Decoding(language, prompts, settings, ends, cache, processors, precision)
 
 
@@ -67,30 +71,34 @@ class BeamSearch:
         options: GenerateOptions,
         stops: Sequence[Stops],
         precision: Precision = nullcontext,
+        between: Between | None = None,
     ) -> None:
         self.language, self.prompts, self.options = language, prompts, options
         self.answers: list[list[int]] = [[] for _ in range(len(prompts.embeds))]
         self.is_done = False
-        self._stops, self._precision = stops, precision
+        self._stops, self._precision, self._between = stops, precision, between
 
     @torch.no_grad()
     def step(self) -> dict[int, int]:
         embeds, mask = self.prompts.embeds, self.prompts.mask
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask
-        show = None if self.prompts.context is None else self._show
+        has_layers = self.prompts.context is not None or self._between is not None
+        show = self._show if has_layers and self.prompts.show is not None else None
         if show is None and self.prompts.show is not None:
             self.prompts.show(None)
         with self._precision():
-            self.answers = self.language.beam_search(embeds, mask, self.options, self._stops, show)
+            self.answers = self.language.beam_search(embeds, mask, self.options, self._stops, show, self._between)
         self.is_done = True
         return {}
 
     def _show(self, positions: Tensor) -> None:
         """Set the fusion's context for the positions of the next tokens, int64[R * beams, n]."""
-        num_rows = len(self.prompts.embeds)
-        rows = torch.arange(num_rows, device=positions.device).repeat_interleave(len(positions) // num_rows)
+        num_rows, context = len(self.prompts.embeds), self.prompts.context
+        if context is not None:
+            rows = torch.arange(num_rows, device=positions.device).repeat_interleave(len(positions) // num_rows)
+            context = context.select(rows).at(positions)
         if self.prompts.show is not None:
-            self.prompts.show(self.prompts.context.select(rows).at(positions))
+            self.prompts.show(context)
 
 
 class SeparateGenerations:

@@ -194,6 +194,61 @@ def test_beams_take_nothing_from_the_folder() -> None:
     assert language.lm.generation_config.repetition_penalty == 50.0
 
 
+@pytest.mark.parametrize("settings", [{}, {"sample": True, "temperature": 3.0, "seed": 4}])
+def test_others_are_answered_within_a_beam_search(settings: dict[str, Any]) -> None:
+    """fails when a beam search holds up others, they change its answer or random numbers, or it changes theirs"""
+    language = lively("llama")
+    options = replace(TWELVE, num_beams=3, **settings)
+    expected, others = alone(language, IDS[0], options), [alone(language, IDS[0, :length]) for length in (3, 5)]
+    decoding, waiting, found = Decoding(language), [3, 5], list[list[int]]()
+    torch.manual_seed(7)
+    numbers = [float(torch.rand(())) for _ in range(12)]
+    torch.manual_seed(7)
+    drawn: list[float] = []
+
+    def between() -> bool:
+        drawn.append(float(torch.rand(())))
+        if waiting:
+            decoding.admit(padded(language, [IDS[0, : waiting.pop(0)]]), TWELVE)
+        decoding.step()
+        return False
+
+    growing = start_generation(language, padded(language, [IDS[0]]), options, between=between)
+    assert finished(growing) == [expected] and len(decoding.rows[0].chosen) >= 11
+    if settings:
+        assert drawn == numbers
+    while not decoding.is_done:
+        decoding.step()
+    found = decoding.answers
+    assert found == others
+    with pytest.raises(RuntimeError, match="within another one"):
+        finished(start_generation(language, padded(language, [IDS[0]]), options,
+                                  between=lambda: bool(alone(language, IDS[0], options))))  # fmt: skip
+    assert alone(language, IDS[0], options) == expected  # nothing is left of the one that failed
+
+
+def test_a_beam_search_ends_where_it_is_told_to() -> None:
+    """fails when a search that is late or cancelled goes on, leaves hooks, or a late one has no answer"""
+    language, calls = lively("llama"), list[int]()
+    options = replace(TWELVE, num_beams=3)
+    short = alone(language, IDS[0], replace(options, max_new_tokens=4))
+
+    def late() -> bool:
+        calls.append(1)
+        return len(calls) == 4
+
+    growing = start_generation(language, padded(language, [IDS[0]]), options, between=late)
+    assert finished(growing) == [short] and len(calls) == 4
+
+    def cancelled() -> bool:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        finished(start_generation(language, padded(language, [IDS[0]]), options, between=cancelled))
+    assert not language.lm._forward_pre_hooks
+    assert alone(language, IDS[0], replace(options, max_new_tokens=4)) == short
+
+
 # ---------------------------------------------------------------- a cache that outlives the call
 
 
