@@ -50,7 +50,8 @@ def _form(kind: type, field: Any) -> dict[str, Any]:
     hint = type_hints(kind)[field.name]
     hint = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     if hint is bool:
-        return {"action": "store_true", "default": None}
+        action: Any = argparse.BooleanOptionalAction if field.default else "store_true"
+        return {"action": action, "default": None}
     name = {"media_root": "FOLDER", "host": "ADDRESS", "model_name": "NAME"}.get(field.name, "X")
     return {"nargs": "+", "metavar": name} if get_origin(hint) is tuple else {"metavar": name}
 

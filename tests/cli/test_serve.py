@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +18,7 @@ from tests.helpers.serve_parts import ChatWorld
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
+KEY = "k" * 20
 
 
 def problems(*arguments: str) -> dict[str, str]:
@@ -45,3 +52,51 @@ def test_check_prints_the_plan(chat_world: ChatWorld, capsys: pytest.CaptureFixt
     """Fails when --check starts a server, or reads the weights."""
     assert serve.main(["--cfg-path", str(chat_world.config), "--check", "--port", "0"]) == 0
     assert "language" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_server_is_asked_and_ended(chat_world: ChatWorld, tmp_path: Path):
+    """Fails when the command does not serve, shows no address, or SIGTERM cuts an answer or ends with an error."""
+    openai = pytest.importorskip("openai")
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"{KEY}\n")
+    keys.chmod(0o600)
+    with started("--cfg-path", str(chat_world.config), "--port", "0", "--api-key-file", str(keys)) as (process, lines):
+        line = next(line for line in lines if "serving chat at " in line)
+        address = line.split("serving chat at ")[1].strip()
+        client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0)
+        messages = [{"role": "user", "content": "what color is it ?"}]
+        (model,) = client.models.list()
+        text = client.chat.completions.create(model=model.id, messages=messages, max_tokens=200).choices[0].message
+        stream = client.chat.completions.create(model=model.id, messages=messages, max_tokens=200, stream=True)
+        first = next(iter(stream))
+        process.send_signal(signal.SIGTERM)
+        streamed = "".join(one.choices[0].delta.content or "" for one in [first, *stream] if one.choices)
+        assert streamed == text.content
+        assert process.wait(30) == 0
+        with pytest.raises(openai.APIConnectionError):
+            client.models.list()
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_reported(chat_world: ChatWorld):
+    """Fails when a port in use ends in a traceback, or is noticed only after the model was read."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with started("--cfg-path", str(chat_world.config), "--port", str(port)) as (process, lines):
+            text = "".join(lines)
+            assert process.wait(60) == 2
+    assert f"127.0.0.1:{port}: Address already in use" in text and "--port" in text and "Traceback" not in text
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Iterable[str]]]:
+    """A server in a process of its own, with the lines that it prints."""
+    command = [sys.executable, "-m", "chatbridge", "serve", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        yield process, process.stderr
+    finally:
+        process.kill()
+        process.wait()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def running(backend: Any, keys: tuple[str, ...] = (), **settings: Any) -> Iterat
             server.close()
             thread.join(30)
             assert not thread.is_alive()
+
+
+def wait_until(is_true: Callable[[], bool], limit_s: float = 10.0) -> float:
+    """Seconds until a condition held. Fails when it does not."""
+    begun = time.perf_counter()
+    while not is_true():
+        assert time.perf_counter() - begun < limit_s
+        time.sleep(0.005)
+    return time.perf_counter() - begun
 
 
 def data_url(path: Path) -> str:

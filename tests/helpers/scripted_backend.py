@@ -21,6 +21,7 @@ class ScriptedBackend:
     """Answers with these parts, one word of a text after the other.
 
     pause_s    between two words
+    hold       set: an answer waits after its first word until this is set, or it is stopped
     at_once    raised by `stream` itself
     later      raised after the first word
     """
@@ -29,10 +30,12 @@ class ScriptedBackend:
         self,
         *parts: Part,
         pause_s: float = 0.0,
+        hold: threading.Event | None = None,
         at_once: Exception | None = None,
         later: BaseException | None = None,
     ) -> None:
         self.parts = parts or (Text("one two three"),)
+        self.hold = hold
         self.pause_s, self.at_once, self.later = pause_s, at_once, later
         self.limits, self.generation, self.question_form = ChatLimits(), GenerateOptions(), QuestionForm()
         self.about, self.modalities = ("scripted",), ("image",)
@@ -70,6 +73,8 @@ class ScriptedBackend:
                 yield Answer(parts)
                 if self.later is not None:
                     raise self.later
+                while self.hold is not None and not (self.hold.wait(0.005) or is_stopped()):
+                    pass
                 time.sleep(self.pause_s)
             yield Answer(self.parts, is_done=True, finish="stop", usage=Usage(prompt=4, cached=1, answer=3))
         finally:

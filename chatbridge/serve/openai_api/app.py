@@ -64,7 +64,7 @@ def build_app(backend: Backend, settings: ServerSettings | None = None, keys: Ap
             allow_methods=("GET", "POST"),
             allow_headers=("authorization", "content-type", REQUEST_ID),
         )
-    app.add_middleware(MetricsMiddleware, metrics=metrics, paths=PATHS)
+    app.add_middleware(MetricsMiddleware, metrics=metrics, paths=PATHS, logged=(CHAT,) if settings.log_requests else ())
     app.add_middleware(RequestIds)
     return app
 

@@ -98,10 +98,11 @@ class MetricsMiddleware:
     """Counts responses by path and status; a client that left before its response counts as 499.
 
     paths   that have a label of their own; all others share one, since anybody may ask for any path
+    logged  of these, whose requests are lines of the log; it never has their content
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Sequence[str]) -> None:
-        self.app, self.metrics, self.paths = app, metrics, frozenset(paths)
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Sequence[str], logged: Sequence[str] = ()) -> None:
+        self.app, self.metrics, self.paths, self.logged = app, metrics, frozenset(paths), frozenset(logged)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -121,8 +122,11 @@ class MetricsMiddleware:
         finally:
             if scope.get("state", {}).get("is_gone"):
                 status = CLIENT_GONE
+            seconds = time.perf_counter() - begun
             self.metrics.requests.labels(path, str(status)).inc()
-            self.metrics.seconds.labels(path).observe(time.perf_counter() - begun)
+            self.metrics.seconds.labels(path).observe(seconds)
+            if path in self.logged:
+                logger.info("%s: %d after %.2f s", scope.get("state", {}).get("id", ""), status, seconds)
 
 
 __all__ = ["Metrics", "MetricsMiddleware"]

@@ -61,10 +61,14 @@ class RunningAnswer:
             self._put(is_over=True)
 
     def take(self) -> Answer | None:
-        """The newest state if it was not taken before. raises the error that ended the answer, once"""
+        """The newest state if it was not taken before; after the last one, raises the error that ended the answer,
+        once."""
         with self._lock:
             newest, self._newest = self._newest, None
-        self.raise_error()
+        if newest is None:
+            self.raise_error()
+        elif self.has_failed:
+            self._changed.set()  # for the reader to come back
         return newest
 
     def raise_error(self) -> None:

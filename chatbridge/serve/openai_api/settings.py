@@ -42,6 +42,8 @@ class ServerSettings:
     allow_remote: bool = False  # fetch media from http(s) addresses, never from private networks
     allow_anonymous: bool = False  # accept other machines without an API key
     sources: SourceLimits = field(default_factory=SourceLimits)  # of fetching media
+    # a line in the log for each request: its id, status and seconds, never its content
+    log_requests: bool = True
     key_for_metrics: bool = False  # /metrics asks for the API key too
 
     def problems(self) -> Iterator[Problem]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
+from collections.abc import Iterator
 
 import pytest
 
 from chatbridge.conversation.messages import Text
-from tests.helpers.api_server import InProcess, RunningServer, running
+from chatbridge.serve.answer import Answer
+from chatbridge.serve.openai_api.running_answer import RunningAnswer, StopSwitch, in_thread
+from tests.helpers.api_server import InProcess, RunningServer, running, wait_until
 from tests.helpers.scripted_backend import ScriptedBackend
 
 openai = pytest.importorskip("openai")
-WORDS = Text(" ".join(["word"] * 40))
+WORDS = Text(" ".join(["word"] * 12))
 
 
 def ask(server: RunningServer, stream: bool = False):
@@ -20,21 +23,12 @@ def ask(server: RunningServer, stream: bool = False):
     return server.client().chat.completions.create(model="tiny", messages=messages, stream=stream)
 
 
-def wait_until(is_true, limit_s: float = 10.0) -> float:
-    """Seconds until a condition held. Fails when it does not."""
-    begun = time.perf_counter()
-    while not is_true():
-        assert time.perf_counter() - begun < limit_s
-        time.sleep(0.005)
-    return time.perf_counter() - begun
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_ends_when_its_client_leaves(stream):
     """Fails when the model goes on for a client that closed its connection, or longer than a second."""
     backend = ScriptedBackend(Text(" ".join(["word"] * 2000)), pause_s=0.01)
     with running(backend) as server:
-        client = server.client(timeout=0.3)
+        client = server.client(timeout=0.1)
         messages = [{"role": "user", "content": "go"}]
         if stream:
             found = client.chat.completions.create(model="tiny", messages=messages, stream=True)
@@ -50,35 +44,40 @@ def test_an_answer_ends_when_its_client_leaves(stream):
 
 def test_more_requests_than_fit_are_told_to_come_back():
     """Fails when a server takes more than it can hold, or keeps the places of requests that ended."""
-    with running(ScriptedBackend(WORDS, pause_s=0.01), max_requests=2) as server:
+    hold = threading.Event()
+    with running(ScriptedBackend(WORDS, hold=hold), max_requests=2) as server:
         streams = [ask(server, stream=True) for _ in range(2)]
         with pytest.raises(openai.RateLimitError) as caught:
             ask(server)
         assert caught.value.response.headers["retry-after"] == "1"
+        hold.set()
         texts = ["".join(one.choices[0].delta.content or "" for one in stream) for stream in streams]
         assert texts == [WORDS.text] * 2
+        wait_until(lambda: not server.server.gate.num_running)
         assert ask(server).choices[0].message.content == WORDS.text
 
 
 def test_running_answers_end_before_a_shutdown_and_new_ones_are_refused():
     """Fails when a shutdown cuts an answer, takes new requests, or does not end."""
-    backend = ScriptedBackend(WORDS, pause_s=0.02)
+    hold = threading.Event()
+    backend = ScriptedBackend(WORDS, hold=hold)
     with running(backend, shutdown_s=30) as server:
         stream = ask(server, stream=True)
-        next(iter(stream))
+        first = next(iter(stream))
         server.server.close()
         wait_until(lambda: server.server.gate.is_closing)
         with pytest.raises(openai.InternalServerError) as caught:
             ask(server)
         assert caught.value.status_code == 503 and "retry-after" in caught.value.response.headers
-        text = "".join(one.choices[0].delta.content or "" for one in stream if one.choices)
+        hold.set()
+        text = "".join(one.choices[0].delta.content or "" for one in [first, *stream] if one.choices)
         assert text == WORDS.text
 
 
 def test_answers_that_outlast_the_shutdown_are_told():
     """Fails when a shutdown waits for ever, or a client takes a cut answer for a complete one."""
     backend = ScriptedBackend(Text(" ".join(["word"] * 5000)), pause_s=0.01)
-    with running(backend, shutdown_s=0.1) as server:
+    with running(backend, shutdown_s=0.05) as server:
         stream = ask(server, stream=True)
         next(iter(stream))
         server.server.close()
@@ -120,3 +119,42 @@ def test_many_clients_at_once_get_their_own_answers(chat_engine):
         for one in threads:
             one.join(60)
         assert sorted(found) == sorted((word, expected[word]) for word in words * 2)
+
+
+@pytest.mark.slow
+def test_states_of_a_running_answer_are_not_lost_between_threads():
+    """Fails when the last state, the end or the error of an answer is missed by its reader, among many at once."""
+
+    async def read(running: RunningAnswer, changed: asyncio.Event) -> tuple[int, bool]:
+        last, has_failed = 0, False
+        while not running.is_over:
+            changed.clear()
+            try:
+                found = running.take()
+            except RuntimeError:
+                has_failed = True
+                continue
+            if found is not None:
+                assert found.num_tokens > last  # never an older state
+                last = found.num_tokens
+            elif not running.is_over:
+                await asyncio.wait_for(changed.wait(), 30)
+        return last, has_failed
+
+    def answers(number: int) -> Iterator[Answer]:
+        for at in range(1, 200):
+            yield Answer((), num_tokens=at)
+        if number % 3 == 0:
+            raise RuntimeError
+
+    async def many() -> None:
+        found = []
+        for number in range(300):
+            changed = asyncio.Event()
+            one = RunningAnswer(lambda _, number=number: answers(number), StopSwitch(), changed)
+            thread = asyncio.ensure_future(in_thread(one.run))
+            found.append(asyncio.gather(read(one, changed), thread))
+        results = await asyncio.gather(*found)
+        assert [last_and_failed for last_and_failed, _ in results] == [(199, at % 3 == 0) for at in range(300)]
+
+    asyncio.run(many())
