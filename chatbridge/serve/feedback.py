@@ -88,13 +88,21 @@ class Feedback:
         """Put a line in the place of the one with the same id; whether there was one. A new line is appended."""
         mark = json.dumps(name, ensure_ascii=False)
         with one_writer(self.file):
-            lines, is_torn = conversation_lines(self.file)
-            others = [one for one in lines if mark not in one or json.loads(one).get("id") != name]
-            if len(others) < len(lines) or is_torn:
-                replace_text(self.file, "".join(f"{one}\n" for one in [*others, *([line] if line else [])]))
-            elif line:
+            if line and self._is_new(mark):
                 append_lines(self.file, [line])
+                return False
+            lines, _ = conversation_lines(self.file)
+            others = [one for one in lines if mark not in one or json.loads(one).get("id") != name]
+            replace_text(self.file, "".join(f"{one}\n" for one in [*others, *([line] if line else [])]))
         return len(others) < len(lines)
+
+    def _is_new(self, mark: str) -> bool:
+        """Whether a line may simply be appended: the file has whole lines of conversations, and none with this id. Only
+        its first line is parsed, so that a vote costs no more in a long file."""
+        content = self.file.read_bytes() if self.file.exists() else b""
+        first, _, _ = content.partition(b"\n")
+        is_ours = first.startswith(b'{"id": "') and b'"messages"' in first
+        return not content or (is_ours and content.endswith(b"\n") and mark.encode() not in content)
 
 
 def vote_id(id: str, turn: ChatTurn, number: int) -> str:
