@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chatbridge.common.errors import MediaError
 from chatbridge.conversation.messages import Media, media_parts
-from chatbridge.experiment.prompt_segments import Segment, segments_of, spaced
+from chatbridge.experiment.prompt_segments import Segment, segments_of
 from chatbridge.processors.media_source import name_of
 from chatbridge.serve.context_length import FittedPrompt, fit_prompt
 from chatbridge.serve.engine import ChatEngine
@@ -98,9 +98,7 @@ def what_it_saw(engine: ChatEngine, session: Session, number: int = -1) -> WhatI
 
 
 def _pieces(segments: list[Segment]) -> Iterator[PromptPiece]:
-    for gap, one in spaced(segments):
-        if gap:
-            yield PromptPiece(gap)
+    for one in segments:
         yield PromptPiece(one.text or f"<{one.modality}>", one.modality, one.length)
 
 

@@ -19,6 +19,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.session import ask, conversation_of
+from chatbridge.serve.what_it_saw import what_it_saw
 from tests.helpers.flamingo_release import Release
 from tests.helpers.serve_parts import ChatWorld, color_question
 
@@ -137,3 +138,12 @@ def test_what_does_not_fit_is_refused(engine: ChatEngine, world: ChatWorld) -> N
         engine.model.generate(replace(batch, media={"image": torch.cat([images, images])}), SHORT)
     with pytest.raises(DataError, match="image: 0 media items for the slots of 1: more slots than items"):
         engine.model.generate(replace(batch, media={}), SHORT)
+
+
+def test_the_panel_shows_the_prompt_of_a_cross_attention_model(engine: ChatEngine, world: ChatWorld) -> None:
+    """Fails when the panel of what the model was given has other tokens than the prompt that it read."""
+    *_, session = ask(engine, (), "what is <image> ?", [world.files["image"]], SHORT)
+    seen = what_it_saw(engine, session)
+    assert sum(one.num_tokens for one in seen.prompt) == session[0].usage.prompt
+    assert seen.prompt_text.count("<image x 1>") == 1 and "what is <image> ?" in seen.prompt_text
+    assert dict(seen.counts)["of media"] == "1 tokens" and seen.media[0].png
