@@ -30,6 +30,7 @@ from tests.helpers.preloaded_processes import run_ranks
 
 if TYPE_CHECKING:
     from chatbridge.serve.engine import ChatEngine
+    from tests.helpers.exported_runs import ExportedRun
     from tests.helpers.serve_parts import ChatWorld
 
 REPOSITORY = Path(__file__).parents[1]
@@ -86,6 +87,15 @@ def chat_world(tmp_path_factory: pytest.TempPathFactory) -> ChatWorld:
 def chat_engine(chat_world: ChatWorld) -> ChatEngine:
     """The engine of that chat, built once."""
     return chat_world.engine()
+
+
+@pytest.fixture(scope="session")
+def exported_run(tmp_path_factory: pytest.TempPathFactory) -> ExportedRun:
+    """A run and its export for vLLM, built once for the tests of the command and of the engine."""
+    pytest.importorskip("peft")
+    from tests.helpers.exported_runs import exported_run
+
+    return exported_run(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
 from chatbridge.cli.serve_arguments import add_server_settings, server_settings
+from chatbridge.cli.serve_vllm import add_vllm, check_vllm, vllm_backend, vllm_config
 from chatbridge.common import log
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.extras import need
@@ -20,13 +21,16 @@ from chatbridge.experiment.roots import Chat
 from chatbridge.serve.backend import Backend
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.moved_files import hint_moved_files
+from chatbridge.serve.vllm.front_folder import FRONT, is_front
 
 logger = log.get_logger("serve")
 DESCRIPTION = """Serve a model through the chat API of OpenAI: POST /v1/chat/completions, GET /v1/models, /health,
 /metrics.
 
   chatbridge serve --cfg-path eval_configs/x.yaml              on http://127.0.0.1:8000/v1
-  chatbridge serve --checkpoint runs/x --host 0.0.0.0 --api-key-file keys.txt"""
+  chatbridge serve --checkpoint runs/x --host 0.0.0.0 --api-key-file keys.txt
+  chatbridge serve --checkpoint DIR/front --vllm-url http://gpu1:8000 --vllm-url http://gpu2:8000
+                                                               the language model runs in vLLM, see chatbridge export"""
 EPILOG = """Only this machine can connect unless --host says otherwise; other machines need an API key: one per line of
 --api-key-file, or in CHATBRIDGE_API_KEY. Ctrl-C or SIGTERM lets running answers end first."""
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "httpx")
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     log.setup()
     _check_packages()
-    if args.checkpoint is None or args.cfg_path is not None:
+    if args.checkpoint is None or args.cfg_path is not None or args.vllm_url:
         return serve(args)
     args.options = as_trained(args.options)
     with hint_moved_files(f"chatbridge serve --checkpoint {args.checkpoint} --options {{}}"):
@@ -55,6 +59,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     add_check(parser)
     add_options(parser)
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="the API keys, one per line")
+    add_vllm(parser)
     add_server_settings(parser)
     args = parser.parse_args(arguments)
     if args.cfg_path is None and args.checkpoint is None:
@@ -75,6 +80,8 @@ def serve(args: Namespace) -> int:
         settings = server_settings(args)
     with collected(problems):
         keys = read_keys(args.api_key_file)
+    with collected(problems):
+        check_vllm(args)
     with collected(problems):
         config = opened(args)
     if not (settings.is_local or keys or settings.allow_anonymous or args.api_key_file):
@@ -102,12 +109,16 @@ def serve(args: Namespace) -> int:
 
 def opened(args: Namespace) -> Chat:
     """The configuration. raises ConfigError"""
-    cfg_path = args.cfg_path if args.cfg_path is not None else config_of(args.checkpoint)
+    if args.vllm_url or (args.checkpoint is not None and is_front(Path(args.checkpoint))):
+        return vllm_config(args)
+    cfg_path: str | Path = args.cfg_path if args.cfg_path is not None else config_of(args.checkpoint)
     return open_chat(cfg_path, args.options, args.checkpoint).config
 
 
 def backend_of(config: Chat, args: Namespace) -> Backend:
     """What answers the requests."""
+    if args.vllm_url:
+        return vllm_backend(args)
     return ChatEngine.from_settings(config, args.gpu_id)
 
 
@@ -115,6 +126,8 @@ def default_name(args: Namespace) -> str:
     """The name of the model in requests: that of the run folder, or of the configuration."""
     if args.checkpoint is not None:
         path = Path(args.checkpoint).resolve()
+        if args.vllm_url and path.name == FRONT:
+            return path.parent.name
         return (path.parent if path.name.startswith("step_") else path).name
     return Path(args.cfg_path).stem
 

@@ -208,8 +208,14 @@ class ChatEngine:
                  Busy when too many questions wait, Unavailable once it is closed, ValueError for settings that do not
                  go together; all when it is called, before the first item is requested
         """
+        request, notes = self._request(conversation, options or self.generation, settings)
+        return AnswerStream(self.scheduler, request, GrowingAnswer(request, notes, self._texts), is_stopped)
+
+    def _request(
+        self, conversation: Conversation, options: GenerateOptions, settings: RequestSettings
+    ) -> tuple[Request, tuple[str, ...]]:
+        """A question with its media read, and notes for the user; raises as `stream`."""
         asked_at = time.monotonic()
-        options = options or self.generation
         if self.generator is not None and options.num_beams > 1:
             raise ValueError(BEAMS)
         if settings.top_logprobs is not None and (options.num_beams > 1 or self.layout.template.drawing_ids):
@@ -225,8 +231,7 @@ class ChatEngine:
         for item in media_parts(conversation):
             digests.setdefault(item.modality, []).append(cast("DecodedMedia", item.ref).digest)
         layout = self.layout.stopping_at(settings.stop)
-        request = Request(self.prompts([conversation]), digests, options, layout, settings, asked_at)
-        return AnswerStream(self.scheduler, request, GrowingAnswer(request, fitted.notes, self._texts), is_stopped)
+        return Request(self.prompts([conversation]), digests, options, layout, settings, asked_at), fitted.notes
 
     def _read(self, conversation: Conversation) -> Conversation:
         """The conversation with its media as the inputs of their encoders. raises MediaError"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,38 +17,22 @@ from chatbridge.common.errors import ConfigError, DataError
 from chatbridge.common.types import Sample
 from chatbridge.conversation.messages import Media, user
 from chatbridge.datasets.collate import collate
-from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.vllm.front_folder import open_front
-from tests.helpers.adapter_runs import AdapterWorld
+from tests.helpers.exported_runs import ADDED, ExportedRun
 from tests.helpers.gated_models import gated
 from tests.helpers.tiny_models import tiny_model
 
-pytest.importorskip("peft")
-ADDED = ["<start>", "<end>"]
 CPU = ["run.device=cpu"]
 
 
-@pytest.fixture(scope="module")
-def world(export_world: AdapterWorld) -> AdapterWorld:
-    return export_world
+@pytest.fixture
+def out(exported_run: ExportedRun) -> Path:
+    return exported_run.out
 
 
-@pytest.fixture(scope="module")
-def trained(export_run: Path) -> Path:
-    """A run that trained the bridge, adapters, and rows of added tokens."""
-    return export_run
-
-
-@pytest.fixture(scope="module")
-def out(world: AdapterWorld, trained: Path) -> Path:
-    folder = world.folder / "export"
-    assert export.main([str(trained), "--vllm", str(folder), "--shard-bytes", "20000"]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ours(export_engine: ChatEngine) -> ChatEngine:
-    return export_engine
+@pytest.fixture
+def ours(exported_run: ExportedRun) -> Any:
+    return exported_run.ours
 
 
 def test_the_language_model_is_an_ordinary_folder(out, ours):
@@ -68,13 +53,13 @@ def test_the_language_model_is_an_ordinary_folder(out, ours):
     assert (out / "language_model/model.safetensors.index.json").is_file() and (out / "README.md").is_file()
 
 
-def test_the_front_makes_the_same_prompts_alone(out, ours, world, tmp_path):
+def test_the_front_makes_the_same_prompts_alone(out, ours, exported_run, tmp_path):
     """fails when the front needs the folder of the language model or of the run, keeps its layers in memory, or embeds
     text or media in another way"""
     folder = tmp_path / "front"
     shutil.copytree(out / "front", folder)
     front = open_front(folder, CPU)
-    image = ours.attach(next((world.folder / "images").iterdir())).media[0].ref.tensor
+    image = ours.attach(next((exported_run.world.folder / "images").iterdir())).media[0].ref.tensor
     sample = Sample("x", "x", (user(Media("image", b""), "what color is it ?"),), (image,))
     with torch.no_grad():
         mine, theirs = (
@@ -89,12 +74,12 @@ def test_the_front_makes_the_same_prompts_alone(out, ours, world, tmp_path):
     assert front.model.language.max_positions == ours.model.language.max_positions
 
 
-def test_what_is_refused(out, trained, tmp_path):
+def test_what_is_refused(out, exported_run, tmp_path):
     """fails when options of a part are ignored, or a damaged or foreign folder ends in a traceback"""
     with pytest.raises(DataError, match="--vllm writes the whole model; leave --component out"):
-        export.main([str(trained), "--vllm", str(tmp_path / "x"), "--component", "language"])
+        export.main([str(exported_run.run), "--vllm", str(tmp_path / "x"), "--component", "language"])
     with pytest.raises(DataError, match="already exists; choose another folder"):
-        export.main([str(trained), "--vllm", str(out)])
+        export.main([str(exported_run.run), "--vllm", str(out)])
     with pytest.raises(ConfigError, match=r"(?s)has no chatbridge\.json.*chatbridge export RUN --vllm DIR"):
         open_front(tmp_path)
     damaged = tmp_path / "damaged"

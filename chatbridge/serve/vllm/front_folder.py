@@ -68,17 +68,26 @@ def is_front(path: Path) -> bool:
     return (path / FILE).is_file() or (path / FRONT / FILE).is_file()
 
 
-def open_front(path: Path, options: Sequence[str] = (), gpu_id: int | None = None) -> Front:
-    """The model of an exported folder, frozen and in evaluation mode.
+def front_config(path: Path, options: Sequence[str] = ()) -> Chat:
+    """The settings of an exported folder, without reading weights.
 
     options  settings that replace those of the folder: ["run.device=cpu", "evaluation.generation.top_p=0.9"]
-    gpu_id   which GPU; None: the first one, if there is one
-    raises   ConfigError when the folder is incomplete or damaged, or its preprocessing is not that of the training
+    raises   ConfigError when the folder is not one, or its preprocessing is not that of the training
     """
     folder = front_folder(path)
     content = _content(folder)
     config = chat_from(_settings(folder, content), content.get("plugins", ()), options)
     _check_preprocessing(config, content.get("preprocessing", {}), folder)
+    return config
+
+
+def open_front(path: Path, options: Sequence[str] = (), gpu_id: int | None = None) -> Front:
+    """The model of an exported folder, frozen and in evaluation mode; see `front_config`.
+
+    gpu_id   which GPU; None: the first one, if there is one
+    raises   ConfigError when the folder is incomplete or damaged, or its preprocessing is not that of the training
+    """
+    folder, config = front_folder(path), front_config(path, options)
     note = ranks.gpu_note(gpu_id, config.run.device)
     device = ranks.start(config.run.device, gpu_id).device
     use_threads(config.run.threads)
@@ -148,6 +157,6 @@ def _check_preprocessing(config: Chat, then: Mapping[str, Any], folder: Path) ->
 
 
 __all__ = [
-    "FILE", "FORMAT", "FRONT", "LANGUAGE", "LANGUAGE_MODEL", "TOKEN_EMBEDDING", "Front", "front_folder", "is_front",
-    "open_front",
+    "FILE", "FORMAT", "FRONT", "LANGUAGE", "LANGUAGE_MODEL", "TOKEN_EMBEDDING", "Front", "front_config", "front_folder",
+    "is_front", "open_front",
 ]  # fmt: skip
