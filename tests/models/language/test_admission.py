@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.models.language import GenerateOptions, LanguageModel
@@ -234,3 +235,32 @@ def test_what_cannot_be_read_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
         decoding.step()
     assert decoding.rows[row].answer == alone(language, IDS[0], replace(TWELVE, repetition_penalty=1.8))
     assert decoding.rows[later].answer == alone(language, IDS[0, :3])
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what waits for a device: reading a value. What `tolist` reads is not seen, and counted apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        names = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::item")
+        self.number += func.name() in names or func.name().startswith("aten::masked_select")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text"])
+def test_a_step_waits_for_the_device_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fails when a step of sequences of different lengths asks the device more than once, also for log-probabilities"""
+    language = lively(family)
+    decoding = Decoding(language)
+    decoding.admit(one(language, IDS[0]), replace(DRAWN, seed=1, repetition_penalty=1.5), top_logprobs=2)
+    decoding.admit(one(language, IDS[0, :3]), TWELVE)
+    decoding.step()
+    read, tolist = [], Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: read.append(self.shape) or tolist(self))
+    with _Waits() as waits:
+        for _ in range(3):
+            decoding.step()
+    assert (len(read), waits.number) == (3, 0)
