@@ -102,7 +102,9 @@ def serve(args: Namespace) -> int:
         server = HttpServer(build_app(backend, settings, keys), settings)
         host, port = listener.getsockname()[:2]
         place = f"[{host}]" if ":" in host else host
-        logger.info("serving %s at http://%s:%d/v1", " and ".join(settings.model_name), place, port)
+        logger.info("serving %s at %s://%s:%d/v1", " and ".join(settings.model_name), settings.scheme, place, port)
+        if not settings.is_local and settings.scheme == "http":
+            logger.warning("keys and answers are sent in plain text; use --tls-certificate, or a proxy that has one")
         server.run_on(listener)
     return 0
 

@@ -100,3 +100,12 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Iterable[s
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_certificate_without_its_key_is_refused(chat_world: ChatWorld, tmp_path: Path):
+    """Fails when a server that should use TLS starts without it, or ends in a traceback."""
+    file = tmp_path / "server.pem"
+    file.write_text("no certificate")
+    given = ("--cfg-path", str(chat_world.config), "--tls-certificate", str(file))
+    assert "tls_key" in problems(*given)["--tls-certificate"]
+    assert "cannot be used" in problems(*given, "--tls-key", str(file))["--tls-certificate"]

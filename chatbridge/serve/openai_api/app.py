@@ -29,6 +29,7 @@ from chatbridge.serve.openai_api.settings import ServerSettings
 
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
 PATHS = (CHAT, MODELS, "/health", "/health/live", "/health/ready", "/metrics")
+PROBES = ["GET", "HEAD"]
 DEFAULT_NAME = "chatbridge"
 REQUEST_ID = "x-request-id"
 
@@ -89,12 +90,12 @@ def _add_paths(app: FastAPI, backend: Backend, gate: Gate, metrics: Metrics, cha
         head = {"id": name, "object": "model", "created": begun, "owned_by": "chatbridge"}
         return head | {"input_modalities": ["text", *backend.modalities]}
 
-    @app.get("/health/live")
+    @app.api_route("/health/live", methods=PROBES)
     async def live() -> Response:
         return json_response({"status": "ok"})
 
-    @app.get("/health")
-    @app.get("/health/ready")
+    @app.api_route("/health", methods=PROBES)
+    @app.api_route("/health/ready", methods=PROBES)
     async def ready() -> Response:
         reason = "the server is shutting down" if gate.is_closing else backend.problem()
         if reason is not None:

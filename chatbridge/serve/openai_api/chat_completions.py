@@ -7,12 +7,12 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from chatbridge.conversation.messages import Conversation
+from chatbridge.conversation.messages import Conversation, Drawing
 from chatbridge.serve.answer import Answer
 from chatbridge.serve.backend import Backend, Unavailable
 from chatbridge.serve.media_sources import MediaSources
@@ -29,6 +29,7 @@ from chatbridge.serve.openai_api.settings import ServerSettings
 
 FIRST_NEWS_S = 10.0  # a stream begins after its first token, or after this time: an error before it has its status
 HEARTBEAT_S = 15.0  # between two signs of life of a stream: proxies close connections that are silent
+T = TypeVar("T")
 CLOSING = "the server is shutting down; the answer is not complete"
 
 
@@ -79,7 +80,7 @@ class ChatCompletions:
                 return EventStream(events, partial(self._end, request, stop))
             whole = await until_disconnect(request.receive, _complete(answers, changed))
             self.metrics.count(whole)
-            return json_response(completion(head, whole, asked.notes))
+            return json_response(await _encoded(whole[0], partial(completion, head, whole, asked.notes)))
         except (ClientGone, Stopped, asyncio.CancelledError) as error:
             stop.turn_on()
             request.state.is_gone = True
@@ -123,7 +124,7 @@ class ChatCompletions:
                 for at, one in enumerate(answers):
                     if (found := one.take()) is not None:
                         newest[at] = found
-                        for choice in deltas[at].choices(found):
+                        for choice in await _encoded(found, partial(list, deltas[at].choices(found))):
                             yield _event(head.of("chat.completion.chunk", choices=[choice], **with_usage))
                 if all(one.is_over for one in answers):
                     break
@@ -149,6 +150,12 @@ class ChatCompletions:
 def _without_messages(asked: ChatRequest) -> ChatRequest:
     """The request without its media, which may be large; the conversation has them."""
     return ChatRequest((), asked.options, asked.settings, asked.is_streamed, asked.with_usage)
+
+
+async def _encoded(answer: Answer, make: Callable[[], T]) -> T:
+    """What `make` returns; in a thread where images have to be compressed, since others are answered meanwhile."""
+    has_image = any(isinstance(part, Drawing) and part.ref is not None for part in answer.parts)
+    return await in_thread(make) if has_image else make()
 
 
 def _event(content: Any) -> bytes:

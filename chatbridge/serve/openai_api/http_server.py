@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import threading
@@ -36,11 +37,15 @@ def open_socket(settings: ServerSettings) -> socket.socket:
         return found
     except (OSError, UnicodeError) as error:
         found.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        is_port = isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror)
-        hint = "choose another one with --port; 0 takes any free one" if is_port else "an address of this machine"
-        flag = "--port" if is_port else "--host"
-        raise ConfigError([Problem(flag, f"{settings.host}:{settings.port}: {reason}", hint=hint)]) from None
+        raise _refused(settings, error) from None
+
+
+def _refused(settings: ServerSettings, error: OSError | UnicodeError) -> ConfigError:
+    reason = getattr(error, "strerror", None) or str(error)
+    is_port = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
+    hint = "choose another one with --port; 0 takes any free one" if is_port else "an address of this machine"
+    flag = "--port" if is_port else "--host"
+    return ConfigError([Problem(flag, f"{settings.host}:{settings.port}: {reason}", hint=hint)])
 
 
 class HttpServer(uvicorn.Server):
@@ -62,6 +67,8 @@ class HttpServer(uvicorn.Server):
                 lifespan="on",
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=LAST_TASKS_S,
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
             )
         )
         self.settings, self.gate = settings, _gate_of(app)
@@ -79,7 +86,10 @@ class HttpServer(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._end)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        try:
+            await super().startup(sockets=sockets)
+        except OSError as error:  # another server took the port since it was bound
+            raise _refused(self.settings, error) from None
         self._loop = asyncio.get_running_loop()
         self.ready.set()
 

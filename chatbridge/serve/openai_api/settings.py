@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ class ServerSettings:
     # of one answer, from its request; a request may ask for less. It ends as an answer of the longest length does
     time_limit_s: Annotated[float, Unit("seconds"), Range(above=0)] | None = 600.0
     shutdown_s: Annotated[float, Unit("seconds"), Range(low=0)] = 30.0  # after SIGTERM, for running answers to end
+    tls_certificate: Annotated[Path, Exists("file")] | None = None  # PEM, with its chain; serves https
+    tls_key: Annotated[Path, Exists("file")] | None = None  # PEM, without a password
     cors_origins: tuple[str, ...] = ()  # web pages that may ask from a browser, as https://example.org; "*": any page
     # host names by which clients reach the server; none: any, but only localhost where no API key protects it
     allowed_hosts: tuple[str, ...] = ()
@@ -51,12 +54,33 @@ class ServerSettings:
         if self.max_bodies_mb < self.max_body_mb:
             hint = f"at least {self.max_body_mb:g}, the value of max_body_mb"
             yield Problem("max_bodies_mb", f"is {self.max_bodies_mb:g}, less than one request may have", hint=hint)
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            given, other = ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
+            yield Problem(given, f"has no effect without {other}", hint="give both, or neither for plain http")
+        elif fault := self._tls_fault:
+            yield Problem(
+                "tls_certificate", f"and tls_key cannot be used: {fault}", hint="both are files in PEM format"
+            )
         for at, origin in enumerate(self.cors_origins):
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 hint = "scheme and host without a path, as https://example.org"
                 yield Problem(f"cors_origins.{at}", f"is not the origin of a page: {origin!r}", hint=hint)
         if any(not name.strip() for name in self.model_name):
             yield Problem("model_name", "is empty", hint="leave it out for the name of the configuration")
+
+    @property
+    def _tls_fault(self) -> str | None:
+        if self.tls_certificate is None:
+            return None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.tls_certificate, self.tls_key, lambda: "")
+        except (OSError, ssl.SSLError) as error:
+            return getattr(error, "reason", None) or error.strerror or str(error)
+        return None
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls_certificate is None else "https"
 
     @property
     def is_local(self) -> bool:

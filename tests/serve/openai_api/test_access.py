@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from chatbridge.common.errors import ConfigError
 from chatbridge.serve.openai_api.api_keys import ApiKeys, read_keys
-from tests.helpers.api_server import InProcess
+from tests.helpers.api_server import InProcess, running
 from tests.helpers.scripted_backend import ScriptedBackend
 
 KEY, OTHER = "k" * 20, "o" * 20
@@ -108,3 +112,22 @@ def test_a_file_without_usable_keys_is_refused(tmp_path: Path, content: str):
     assert "secrets.token_urlsafe" in str(caught.value) and "with blanks" not in str(caught.value)
     with pytest.raises(ConfigError, match="absent"):
         read_keys(tmp_path / "absent", {})
+
+
+@pytest.mark.slow
+def test_answers_over_tls(tmp_path: Path):
+    """Fails when a certificate does not protect the connection."""
+    if shutil.which("openssl") is None:
+        pytest.skip("makes a certificate with the program openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with running(ScriptedBackend(), tls_certificate=certificate, tls_key=key) as server:
+        port = server.host[1]
+        trusted = ssl.create_default_context(cafile=certificate)
+        assert httpx.get(f"https://localhost:{port}/v1/models", verify=trusted).status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://localhost:{port}/v1/models")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from typing import Any
 
 import pytest
@@ -169,3 +170,17 @@ def test_an_error_within_a_stream_is_an_event():
     response = api.chat(stream=True)
     assert "[DONE]" not in response.text and "internal_error" in response.text
     assert error(api.chat(), 500)["code"] == "internal_error"
+
+
+def test_files_of_the_server_below_its_folder_only(chat_engine, chat_world, tmp_path):
+    """Fails when a file below --media-root cannot be asked about, or one beside it can be read."""
+    (tmp_path / "media").mkdir()
+    shutil.copy(chat_world.files["image"], tmp_path / "media" / "a.jpg")
+    shutil.copy(chat_world.files["image"], tmp_path / "outside.jpg")
+    (tmp_path / "media" / "link.jpg").symlink_to(tmp_path / "outside.jpg")
+    api = InProcess(chat_engine, media_root=tmp_path / "media")
+    root = f"file://{tmp_path}/media"
+    assert api.chat(question("a", image=f"{root}/a.jpg"), max_tokens=1).status_code == 200
+    for bad in ("../outside.jpg", "%2e%2e/outside.jpg", "link.jpg", "absent.jpg", "a.jpg/../../outside.jpg"):
+        found = error(api.chat(question("a", image=f"{root}/{bad}")), 403 if "absent" not in bad else 404)
+        assert found["param"] == "messages.0.content.0" and str(chat_world.folder) not in found["message"]

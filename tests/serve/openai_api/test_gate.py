@@ -93,7 +93,7 @@ def test_health_tells_what_a_balancer_needs():
     assert api.get("/health").json()["status"] == "ok"
     backend.trouble = "the model's thread ended"
     assert api.get("/health/ready").status_code == 503 and backend.trouble in api.get("/health").text
-    assert api.get("/health/live").status_code == 200
+    assert api.get("/health/live").status_code == api.request("HEAD", "/health/live").status_code == 200
     api.app.state.gate.is_closing = True
     backend.trouble = None
     assert "shutting down" in api.get("/health").text and api.chat().status_code == 503
