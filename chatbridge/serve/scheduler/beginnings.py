@@ -77,15 +77,24 @@ class Beginnings:
         """Whether pieces of a prompt cost no more than all at once."""
         return cache.store.croppable and not cache.store.rereads
 
-    def alone(self, request: Request, keep: Keep) -> SoloLane:
-        """A request that runs by itself: beams, or an answer with images."""
+    def alone(self, request: Request, keep: Keep, between: Callable[[SoloLane], bool]) -> SoloLane:
+        """A request that runs by itself: beams, or an answer with images.
+
+        between   called with the lane before every pass of a beam search; True ends the search
+        """
         if request.options.num_beams > 1:
             tokens, num_encoded = self.encoded.tokens(self.model, request.batch.media, request.digests)
+            lane: list[SoloLane] = []
             generation = self.model.start_generation(
-                request.batch, request.options, request.layout.stops, media_tokens=tokens
+                request.batch,
+                request.options,
+                request.layout.stops,
+                media_tokens=tokens,
+                between=lambda: between(lane[0]),
             )
             self._tell(request, 0, num_encoded)
-            return SoloLane(request, generation, None, keep)
+            lane.append(SoloLane(request, generation, None, keep))
+            return lane[0]
         cache, rest = self.prompt_cache.take(self.model, request.batch, request.digests)
         self._tell(request, cache.length, sum(map(len, rest.media.values())))
         drawing = start_drawing(

@@ -93,13 +93,19 @@ class SoloLane:
     """One request with a generation of its own: beams, or an answer with images.
 
     cache    of the generation, which `keep` gets at its end; None for beams
+    is_cut   whether a beam search was ended before its own end
     """
 
     def __init__(self, request: Request, generation: Generation, cache: Cache | None, keep: Keep) -> None:
         self.generation, self.is_parked = generation, False
         self._request, self._cache, self._keep = request, cache, keep
         self._num_told = 0
-        self._is_over = False
+        self._is_over = self.is_cut = False
+
+    @property
+    def is_search(self) -> bool:
+        """Whether one step is a whole beam search."""
+        return self._request.options.num_beams > 1
 
     @property
     def requests(self) -> tuple[Request, ...]:

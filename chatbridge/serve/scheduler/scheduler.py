@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -156,11 +157,16 @@ class Scheduler:
         self._end_some()
         has_done = self._begin_some()
         for lane in tuple(self._lanes):
-            if lane.requests and not lane.is_parked and lane is not self._searching:
+            if self._has_turn(lane):
                 self._step(lane)
                 has_done = True
         self._lanes = [lane for lane in self._lanes if lane.requests or lane is self._searching]
         return has_done
+
+    def _has_turn(self, lane: Lane) -> bool:
+        """Whether a lane can go on now; it may have gone meanwhile, and searches wait for each other."""
+        is_held_up = self._searching is not None and isinstance(lane, SoloLane) and lane.is_search
+        return lane in self._lanes and bool(lane.requests) and not lane.is_parked and not is_held_up
 
     def _end_some(self) -> None:
         now = time.monotonic()
@@ -217,8 +223,7 @@ class Scheduler:
         running = [one for lane in self._lanes for one in lane.requests]
         if any(one.is_repeated for one in (request, *running)):  # alone, to find the one that fails
             return not running
-        is_search = request.options.num_beams > 1
-        return len(running) < self._num_places and not (is_search and self._searching is not None)
+        return len(running) < self._num_places
 
     def _try_to(self, request: Request, act: Callable[[], None]) -> None:
         """Do something for a request that begins; an error ends it alone. Where memory is short it begins once more
@@ -237,7 +242,7 @@ class Scheduler:
 
     def _begin(self, request: Request) -> None:
         if request.options.num_beams > 1 or request.layout.template.drawing_ids is not None:
-            self._lanes.append(self.beginnings.alone(request, self._keep))
+            self._lanes.append(self.beginnings.alone(request, self._keep, self._during))
         else:
             self._beginning = self.beginnings.begin(request)
 
@@ -260,15 +265,33 @@ class Scheduler:
 
     def _step(self, lane: Lane) -> None:
         began, num_rows = time.monotonic(), len(lane.requests)
+        if isinstance(lane, SoloLane) and lane.is_search:
+            self._searching = lane
         try:
             finished = lane.step()
         except Exception as error:
             self._replace(lane, error)
             return
+        finally:
+            if lane is self._searching:
+                self._searching = None
         self.counters.add("steps_total", steps=1, rows=num_rows)
         self.counters.add("seconds_total", stepping=time.monotonic() - began)
         for request, found in finished:
-            self._over(request, found.end or "stop", found)
+            if isinstance(lane, SoloLane) and lane.is_cut:
+                found = replace(found, end="time")
+                self._over(request, "cancelled" if request.is_cancelled else "time", found)
+            else:
+                self._over(request, found.end or ("length" if found.is_full else "stop"), found)
+
+    def _during(self, lane: SoloLane) -> bool:
+        """Go on with the others before a pass of a beam search. True ends the search with what it has."""
+        if self._is_closed:
+            raise Unavailable(CLOSED)
+        self._turn()
+        request = lane.requests[0]
+        lane.is_cut = request.is_cancelled or request.is_late(time.monotonic())
+        return lane.is_cut
 
     def _replace(self, lane: Lane, error: Exception) -> None:
         """After a step that failed: what was read is undefined. A request alone ends; of several, each is tried again
