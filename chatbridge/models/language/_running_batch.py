@@ -24,6 +24,7 @@ class RunningBatch:
     cache   what was read of them
     states  float[R, D], those of the last column that was read; before the first one, of its shape, dtype and device
     unread  float[R, n, D], what comes next; None: everything is read
+    is_torn  whether a reading of all failed within the model: layers may have read different numbers of columns
     """
 
     def __init__(self, language: LanguageModel, cache: Cache, prompts: EmbeddedPrompts | None = None) -> None:
@@ -33,6 +34,7 @@ class RunningBatch:
         """
         self.language, self.cache = language, cache
         self.active: list[int] = []
+        self.is_torn = False
         self.states = torch.zeros(0, language.width)
         self.unread: Tensor | None = None
         self._mask: Tensor | None = None  # of `unread`, for continuations of different lengths
@@ -59,6 +61,7 @@ class RunningBatch:
         embeds, self.unread = self.unread, None
         if embeds is None:  # a sequence has joined since
             return self.states
+        self.is_torn = True
         mask, self._mask = self._mask, None
         apart, self._apart = [(self.active.index(row), one) for row, one in self._apart.items()], {}
         if apart:
@@ -67,6 +70,7 @@ class RunningBatch:
             self._read_each(embeds, mask)
         else:
             self.states = self._read_into(self.cache, embeds)
+        self.is_torn = False
         return self.states
 
     def _read_each(self, embeds: Tensor, mask: Tensor) -> None:
@@ -85,7 +89,8 @@ class RunningBatch:
     def join(self, row: int, prompt: EmbeddedPrompts, part: Cache) -> None:
         """Read one more sequence, float[1, n, D] after what its own cache has, and let it join the others.
 
-        raises   ValueError if the model cannot mask padding. After any exception, the others are as before
+        raises   ValueError if the model cannot mask padding. After any exception, the others are as before, unless
+                 `is_torn`
         """
         if not self.can_grow:
             raise ValueError(f"another sequence is running: {UNPADDED}")

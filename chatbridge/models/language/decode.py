@@ -110,6 +110,12 @@ class Decoding:
         return not self._batch.active
 
     @property
+    def is_torn(self) -> bool:
+        """Whether a step failed within the model, or the part of one that an admission does first: its sequences
+        cannot go on."""
+        return self._batch.is_torn
+
+    @property
     def unfinished(self) -> tuple[int, ...]:
         """The prompts whose answers are not finished."""
         return tuple(self._batch.active)
@@ -131,7 +137,7 @@ class Decoding:
         returns       the number of its row, which no other one gets
         raises        ValueError for several prompts, beams, a decoding with a cache of the caller, or a second row if
                       the model cannot mask padding. After any exception while the sequence is read, such as the end of
-                      memory, the decoding is as before; `cache` is then undefined
+                      memory, the decoding is as before unless `is_torn`; `cache` is then undefined
         """
         if len(prompt.embeds) != 1:
             raise ValueError(f"one sequence can be admitted at a time, found {len(prompt.embeds)}")

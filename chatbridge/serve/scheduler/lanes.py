@@ -58,10 +58,15 @@ class BatchLane:
     def requests(self) -> tuple[Request, ...]:
         return tuple(self._rows.values())
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether its requests cannot go on, see Decoding."""
+        return self._decoding.is_torn
+
     def admit(self, request: Request, rest: EmbeddedPrompts, cache: Cache) -> None:
         """Read the rest of a prompt whose beginning is in `cache`; the request joins the batch.
 
-        raises   whatever the model raises; the batch is then as before
+        raises   whatever the model raises; the batch is then as before, unless `is_torn`
         """
         settings = request.settings
         row = self._decoding.admit(rest, request.options, request.layout.stops, cache, settings.top_logprobs)

@@ -252,7 +252,18 @@ class Scheduler:
             self._try_to(own.request, lambda: self.beginnings.read_some(own, most))
         else:
             self._beginning = None
-            self._try_to(own.request, lambda: self._batch_of(own.cache).admit(own.request, own.rest, own.cache))
+            self._try_to(own.request, lambda: self._admit(own))
+
+    def _admit(self, own: Beginning) -> None:
+        """Let a request join its batch. An error of the others, which an admission may bring about, is not its own."""
+        lane = self._batch_of(own.cache)
+        try:
+            lane.admit(own.request, own.rest, own.cache)
+        except Exception as error:
+            if not lane.is_torn:
+                raise
+            self._repeat([own.request])
+            self._replace(lane, error)
 
     def _batch_of(self, cache: Cache) -> BatchLane:
         """The batch that a request joins: models that cannot mask padding have one for each."""
@@ -306,6 +317,10 @@ class Scheduler:
                 self._over(request, "error", Failed(error))
             return
         log.warning("a step of %d requests failed and is repeated for each: %s", len(requests), error)
+        self._repeat(requests)
+
+    def _repeat(self, requests: Sequence[Request]) -> None:
+        """Let requests begin again, each alone, before those that wait."""
         with self._changed:
             for request in reversed(requests):
                 request.is_repeated = True
