@@ -133,7 +133,7 @@ def _model_settings(source: Source, template: str | None, strings: Mapping[str, 
                 part["weights"] = str(place.parent if _folder_of(source, f"{kind}.{name}") else place)
     language = model["language"]
     _without_files(language)
-    for key in ("architecture", "chat_template", "load_in_8bit", "load_in_4bit"):
+    for key in ("architecture", "chat_template", "load_in_8bit", "load_in_4bit", "quantizer"):
         language.pop(key, None)
     language |= {"weights": LANGUAGE, "template": template, "template_settings": dict(strings)}
     for key in ("weights", "adapters", "trainable", "added_tokens", "random_init_tokens", "generator"):

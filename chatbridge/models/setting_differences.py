@@ -17,7 +17,7 @@ from chatbridge.models.weight_files import FILE_SETTINGS
 IGNORED = (
     *FILE_SETTINGS, "template", "chat_template", "template_settings", "random", "output_std", "query_std",
     "weight_std", "new_queries", "dropout", "train_resize", "low_resource", "load_in_8bit",
-    "load_in_4bit", "attention",
+    "load_in_4bit", "quantizer", "attention",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ ACTIONS = {  # name -> (module with main(arguments), what it does)
     "inspect": ("chatbridge.cli.weights.inspect", "names, shapes and types in a file"),
     "convert": ("chatbridge.cli.weights.convert", "write a released file as safetensors with our tensor names"),
     "apply-delta": ("chatbridge.cli.weights.delta", "add a published delta to LLaMA, which gives Vicuna"),
+    "drift": ("chatbridge.cli.weights.drift", "what a language model in 8 or 4 bit answers differently"),
     "fetch": ("chatbridge.cli.weights.fetch", "download from a URL or the Hugging Face hub, with checksum and resume"),
 }
 

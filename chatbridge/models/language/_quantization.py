@@ -1,4 +1,4 @@
-"""Load a frozen language model in 8 or 4 bits with bitsandbytes: a half or a quarter of the memory of bf16.
+"""Load a frozen language model in 8 or 4 bits with bitsandbytes, or in 8 with torchao: a half or a quarter of bf16.
 
 8 bits: LLM.int8 (Dettmers et al. 2022). 4 bits: NF4 with double quantization, as in QLoRA (Dettmers et al. 2023).
 Embeddings, norms and the head keep their dtype. The weights cannot be trained; adapters beside them can.
@@ -7,12 +7,14 @@ Embeddings, norms and the head keep their dtype. The weights cannot be trained; 
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
 from chatbridge.common.bitsandbytes_support import bitsandbytes_obstacle
+from chatbridge.common.extras import need
 
 
 def quantization(
@@ -27,17 +29,45 @@ def quantization(
     """
     if bits is None:
         return "", {}
-    if any(parameter.requires_grad for parameter in lm.parameters()):
-        raise ValueError(
-            f"language: load_in_{bits}bit stores the weights in {bits} bit, which cannot be trained; set it to false, "
-            "or remove the language model from trainable; adapters (model.adapters) can be trained beside them"
-        )
+    _check_frozen(lm, bits)
     reason = bitsandbytes_obstacle(bits, device.type)
     if reason is None:
         return f", in {bits} bit", arguments(bits, device, dtype)
     if bits == 4:  # chosen because nothing larger fits
         raise ValueError(f"language: load_in_4bit: {reason}; or set it to false, to use the weights as they are")
     return f"; load_in_8bit is NOT in effect: {reason}", {}
+
+
+def _check_frozen(lm: nn.Module, bits: int) -> None:
+    if any(parameter.requires_grad for parameter in lm.parameters()):
+        raise ValueError(
+            f"language: load_in_{bits}bit stores the weights in {bits} bit, which cannot be trained; set it to false, "
+            "or remove the language model from trainable; adapters (model.adapters) can be trained beside them"
+        )
+
+
+def store_in_int8(lm: Any) -> str:
+    """Store the linear layers of a loaded language model in int8 with torchao, one scale per row; the head and the
+    embedding keep their dtype. It works on every device.
+
+    returns  the end of the log line
+    raises   ValueError when a parameter is trainable, or torchao is not installed
+    """
+    _check_frozen(lm, 8)
+    try:
+        quantize: Any = need("torchao.quantization", "model.language.quantizer: torchao")
+    except ImportError as error:
+        raise ValueError(f"language: {error}") from None
+    head = lm.get_output_embeddings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of kernels for other devices
+        quantize.quantize_(
+            lm,
+            quantize.Int8WeightOnlyConfig(),
+            lambda module, name: isinstance(module, nn.Linear) and module is not head,
+        )
+    lm.is_loaded_in_8bit = True  # what fingerprints ask
+    return ", in 8 bit by torchao"
 
 
 def settle(lm: nn.Module) -> None:

@@ -36,7 +36,7 @@ from chatbridge.models.language._causal_lm_folder import (
 )
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
 from chatbridge.models.language._last_layer import only_at, skippable
-from chatbridge.models.language._quantization import quantization, settle
+from chatbridge.models.language._quantization import quantization, settle, store_in_int8
 from chatbridge.models.language._sharded_files import load_outside_layers
 from chatbridge.models.language.base import LANGUAGES, Between, GenerateOptions, LanguageConfig, LanguageModel, Show
 from chatbridge.models.language.cache import Cache
@@ -67,6 +67,8 @@ class CausalLM(LanguageModel):
         # or without adapters
         load_in_8bit: Annotated[bool, OldName("low_resource")] = False
         load_in_4bit: bool = False  # 4-bit weights (NF4, double quantization) for QLoRA: frozen, adapters beside them
+        # library of load_in_8bit. torchao: int8 per row of a weight, products in the dtype of the run, also on a CPU
+        quantizer: Literal["bitsandbytes", "torchao"] = "bitsandbytes"
 
         def __post_init__(self) -> None:
             resolve_cached_ids(self, "weights", "tokenizer")
@@ -103,6 +105,8 @@ class CausalLM(LanguageModel):
                 yield Problem("attention", message, hint="set attention to sdpa")
             if self.load_in_8bit and self.load_in_4bit:
                 yield Problem("load_in_4bit", "is set beside load_in_8bit", hint="keep one of the two")
+            if self.quantizer == "torchao" and not self.load_in_8bit:
+                yield Problem("quantizer", "torchao stores weights in 8 bit only", hint="set load_in_8bit: true")
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
 
@@ -293,7 +297,8 @@ class CausalLM(LanguageModel):
             if self.config.load_in_4bit:
                 raise ValueError("language: load_in_4bit needs weights (a folder); random ones are not quantized")
             return "language: random weights"
-        remark, extra = quantization(self.config.bits, self.lm, device, dtype)
+        is_torchao = self.config.quantizer == "torchao" and self.config.bits is not None
+        remark, extra = ("", {}) if is_torchao else quantization(self.config.bits, self.lm, device, dtype)
         trainable = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
         built = self.lm
         self.lm, prefix = read_causal_lm(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
@@ -305,6 +310,8 @@ class CausalLM(LanguageModel):
                 parameter.data = parameter.data.to(device, torch.float32 if name in trainable else dtype)
         if not extra:
             self.lm = self.lm.to(device)  # buffers
+        if is_torchao:
+            remark = store_in_int8(self.lm)
         self.lm.train(self.training)
         return f"language: {len(self.lm.state_dict())} tensors from {self.config.weights}{removed(prefix)}{remark}"
 
