@@ -55,6 +55,10 @@ def _read(part: MediaPart, backend: Backend, files: Any, notes: list[str]) -> li
     except MediaError as error:
         status, code = getattr(error, "status", 400), getattr(error, "code", "invalid_media")
         raise ApiError(status, f"{part.where}: {error}", part.where, code) from error
+    found = attached.media[0].modality
+    if found != part.modality and not (found == "audio" and "video" not in backend.modalities):  # its track alone
+        text = f"{part.where}: the content is {found}, not {part.modality}; send it as {found}_url"
+        raise ApiError(415, text, part.where, "media_type_mismatch")
     notes += [f"{part.where}: {attached.note}"] if attached.note else []
     if part.caption is not None:
         return [Drawing(part.caption, attached.media[0].ref)]

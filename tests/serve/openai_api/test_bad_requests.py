@@ -123,6 +123,9 @@ def test_media_that_cannot_be_read(api, chat_world):
     for name in ("truncated", "words"):
         found = error(api.chat(question("a", image=data_url(chat_world.files[name]))), 400)
         assert found["param"] == "messages.0.content.0" and found["code"] == "invalid_media"
+    image = base64.b64encode(chat_world.files["image"].read_bytes()).decode()
+    disguised = question("a", video=f"data:application/octet-stream;base64,{image}")
+    assert "content is image, not video" in error(api.chat(disguised), 415)["message"]
     audio = {"data": base64.b64encode(b"RIFF" + bytes(100)).decode(), "format": "wav"}
     content = [{"type": "input_audio", "input_audio": audio}, {"type": "text", "text": "a"}]
     assert error(api.chat({"role": "user", "content": content}), 400)["param"] == "messages.0.content.0"
