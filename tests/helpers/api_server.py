@@ -40,6 +40,7 @@ class RunningServer:
 
     def __init__(self, server: HttpServer, address: str, key: str) -> None:
         self.server, self.address, self.key = server, address, key
+        self._client: Any = None
 
     @property
     def host(self) -> tuple[str, int]:
@@ -47,10 +48,16 @@ class RunningServer:
         return name, int(port)
 
     def client(self, **settings: Any) -> Any:
-        """The official client; max_retries is 0."""
+        """The official client; max_retries is 0. Without other settings it is the same one each time."""
         import openai
 
-        return openai.OpenAI(**{"base_url": f"{self.address}/v1", "api_key": self.key, "max_retries": 0, **settings})
+        if settings or self._client is None:
+            base = {"base_url": f"{self.address}/v1", "api_key": self.key, "max_retries": 0}
+            made = openai.OpenAI(**{**base, **settings})
+            if settings:
+                return made
+            self._client = made
+        return self._client
 
 
 @contextmanager
@@ -99,7 +106,8 @@ class InProcess:
     def request(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            settings: dict[str, Any] = {"base_url": "http://localhost", "trust_env": False, "verify": False}
+            async with httpx.AsyncClient(transport=transport, **settings) as client:
                 return await client.request(method, path, **more)
 
         return asyncio.run(send())

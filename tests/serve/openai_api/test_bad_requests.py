@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from typing import Any
 
 import pytest
 
+from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.backend import Busy, Unavailable
+from chatbridge.serve.openai_api.api_errors import ApiError, json_bytes
+from chatbridge.serve.openai_api.chat_request import chat_request
+from chatbridge.serve.openai_api.json_body import json_object
+from chatbridge.serve.openai_api.settings import ServerSettings
 from tests.helpers.api_server import MODEL, InProcess, data_url, question
 from tests.helpers.scripted_backend import ScriptedBackend
 
@@ -67,6 +73,19 @@ def error(response: Any, status: int) -> dict[str, Any]:
         ({"messages": [{"role": "user", "content": "a", "contents": "b"}]}, "messages.0.contents", "mean content?"),
         ({"messages": [{"role": "user", "content": [{"type": "img_url"}]}]}, "messages.0.content.0.type", "image_url"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text", "a string"),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_its_parameter(change, param, words):
+    """Fails when a mistake is not noticed, or its message does not help."""
+    found = {"model": MODEL, "messages": [USER], **change}
+    with pytest.raises(ApiError) as caught:
+        chat_request(json_object(json.dumps(found).encode()), ServerSettings(), GenerateOptions(), (MODEL,))
+    assert (caught.value.status, caught.value.param) == (400, param) and words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
         ({"messages": [{"role": "user", "content": ""}]}, "messages", "the question is empty"),
         ({"messages": [USER, {"role": "assistant", "content": "red"}]}, "messages", "no question"),
         ({"messages": [question("a", image="cat.jpg")]}, "messages.0.content.0", "data:image/png;base64"),
@@ -76,10 +95,9 @@ def error(response: Any, status: int) -> dict[str, Any]:
         ({"messages": [question("a", depth="data:image/png;base64,AAAA")]}, "messages.0.content.0", "depth"),
     ],
 )  # fmt: skip
-def test_a_mistake_names_its_parameter(api, change, param, words):
+def test_a_question_that_cannot_be_answered_names_its_place(api, change, param, words):
     """Fails when a mistake is not noticed, ends in a 500, or its message does not help."""
-    found = {"model": MODEL, "messages": [USER], **change}
-    response = api.request("POST", CHAT, json=found)
+    response = api.request("POST", CHAT, json={"model": MODEL, **change})
     problem = error(response, response.status_code)
     assert 400 <= response.status_code < 500 and problem["param"] == param
     assert words in problem["message"] and problem["type"] in ("invalid_request_error", "permission_error")
@@ -106,10 +124,12 @@ def test_all_mistakes_are_reported_at_once(api):
         (b'{"temperature": 1e999}', "expected a number"),
     ],
 )
-def test_a_body_that_is_not_a_request(api, body, words):
-    """Fails when bytes of a client end in a 500."""
-    response = api.request("POST", CHAT, content=body, headers={"content-type": "application/json"})
-    assert words in error(response, 400)["message"]
+def test_a_body_that_is_not_a_request(body, words):
+    """Fails when bytes of a client end in another error than the refusal."""
+    with pytest.raises(ApiError) as caught:
+        chat_request(json_object(body), ServerSettings(), GenerateOptions(), (MODEL,))
+    assert caught.value.status == 400 and words in caught.value.message
+    assert json_bytes(caught.value.content)
 
 
 def test_the_type_of_the_body_is_checked(api):

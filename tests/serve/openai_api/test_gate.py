@@ -99,28 +99,6 @@ def test_health_tells_what_a_balancer_needs():
     assert "shutting down" in api.get("/health").text and api.chat().status_code == 503
 
 
-def test_many_clients_at_once_get_their_own_answers(chat_engine):
-    """Fails when answers of requests that run together are exchanged, cut or lost."""
-    words = ["red", "green", "blue", "circle", "high", "low"]
-    with running(chat_engine) as server:
-        client = server.client()
-
-        def text_of(word: str) -> str:
-            chunks = client.chat.completions.create(
-                model="tiny", messages=[{"role": "user", "content": word}], max_tokens=6, stream=True
-            )
-            return "".join(one.choices[0].delta.content or "" for one in chunks)
-
-        expected = {word: text_of(word) for word in words}
-        found: list[tuple[str, str]] = []
-        threads = [threading.Thread(target=lambda word=word: found.append((word, text_of(word)))) for word in words * 2]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join(60)
-        assert sorted(found) == sorted((word, expected[word]) for word in words * 2)
-
-
 @pytest.mark.slow
 def test_states_of_a_running_answer_are_not_lost_between_threads():
     """Fails when the last state, the end or the error of an answer is missed by its reader, among many at once."""

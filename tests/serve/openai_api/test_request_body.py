@@ -18,7 +18,7 @@ QUESTION = json.dumps({"model": "tiny", "messages": [{"role": "user", "content":
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    limits = {"max_body_mb": 1.0, "max_bodies_mb": 2.0, "body_time_limit_s": 0.15, "max_requests": 8}
+    limits = {"max_body_mb": 1.0, "max_bodies_mb": 2.0, "body_time_limit_s": 0.1, "max_requests": 8}
     with running(ScriptedBackend(), **limits) as one:
         yield one
 
