@@ -7,6 +7,7 @@ conversation and its media, which a browser can download and give back.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from chatbridge.common.errors import nearest
 from chatbridge.common.safe_files import file_lock, replace_text
-from chatbridge.common.text_repair import repaired
+from chatbridge.common.text_repair import repaired, repaired_value
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.loaded_session import Loaded, LoadError, MediaPlace, session_of_record
 from chatbridge.serve.session import Session
@@ -102,25 +103,46 @@ def load(
     raises      LoadError with everything that is wrong
     """
     file = file.expanduser()
-    limit_mb, root = engine.limits.max_file_mb, None
     if not file.is_file():
         beside = sorted(one.name for one in file.parent.glob(f"*{ENDING}")) if file.parent.is_dir() else []
         guess = nearest(file.name, beside)
         raise LoadError(f"there is no file {file}" + (f"; did you mean {guess}?" if guess else ""))
+    known = [file.parent]
     try:
-        if zipfile.is_zipfile(file):
-            root = unpacked(file, folder or Path(tempfile.mkdtemp(prefix="chatbridge_loaded_")), limit_mb)
-            file = root / CONVERSATION
-        if file.stat().st_size > limit_mb * 1e6:
-            raise LoadError(f"{file.name} is larger than {limit_mb:g} MB (evaluation.chat.max_file_mb)")
-        lines, _ = conversation_lines(file)
-    except SaveError as error:
-        raise LoadError(str(error)) from None
-    except OSError as error:
-        raise LoadError(f"{file}: cannot be read: {error.strerror or error}") from None
-    place = MediaPlace(file.parent, is_confined=not is_trusted, has_media=is_trusted or root is not None)
+        return _load(engine, file, which, folder, is_trusted, known)
+    except (LoadError, SaveError, OSError) as error:
+        for made in known[1:]:
+            shutil.rmtree(made, ignore_errors=True)
+        reason = f"{file.name} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise LoadError(reason if is_trusted else _without_folders(reason, known)) from None
+
+
+def _load(
+    engine: ChatEngine, file: Path, which: str | None, folder: Path | None, is_trusted: bool, known: list[Path]
+) -> Loaded:
+    """known   grows by the folder where a .zip is unpacked"""
+    limit_mb, is_archive = engine.limits.max_file_mb, zipfile.is_zipfile(file)
+    if is_archive:
+        root = unpacked(file, folder or Path(tempfile.mkdtemp(prefix="chatbridge_loaded_")), limit_mb)
+        known.append(root)
+        file = root / CONVERSATION
+    if file.stat().st_size > limit_mb * 1e6:
+        raise LoadError(f"{file.name} is larger than {limit_mb:g} MB (evaluation.chat.max_file_mb)")
+    lines, _ = conversation_lines(file)
+    place = MediaPlace(file.parent, is_confined=not is_trusted, has_media=is_trusted or is_archive)
     number = _number_of(lines, which, file.name)
-    return session_of_record(engine, json.loads(lines[number]), place, f"{file.stem}#{number}")
+    try:
+        record = repaired_value(json.loads(lines[number]))
+    except RecursionError:
+        raise LoadError(f"conversation {number + 1} of {file.name} is nested too deeply") from None
+    return session_of_record(engine, record, place, f"{file.stem}#{number}")
+
+
+def _without_folders(reason: str, known: Sequence[Path]) -> str:
+    """A message for somebody else, who has nothing to do with the folders of this machine."""
+    for folder in reversed(known):
+        reason = reason.replace(f"{folder}/", "").replace(str(folder), "the saved conversation")
+    return reason
 
 
 def media_folder(file: Path) -> Path:
@@ -150,11 +172,12 @@ def conversation_lines(file: Path) -> tuple[list[str], bool]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            text = line.decode("utf-8-sig")
+            record = json.loads(text)
         except (ValueError, RecursionError):
-            record = None
+            text, record = "", None
         if isinstance(record, dict) and "messages" in record:
-            lines.append(line.decode())
+            lines.append(text)
         elif record is None and lines and line.startswith(b'{"id": "'):
             is_torn = True
         else:

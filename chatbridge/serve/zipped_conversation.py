@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -35,8 +37,16 @@ def unpacked(file: Path, folder: Path, max_mb: float) -> Path:
     raises   LoadError
     """
     folder.mkdir(parents=True, exist_ok=True)
-    root = folder / f"conversation_{len(list(folder.iterdir())):04d}"
-    root.mkdir()
+    root = Path(tempfile.mkdtemp(prefix="conversation_", dir=folder))
+    try:
+        _unpack_all(file, root, max_mb)
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+    return root
+
+
+def _unpack_all(file: Path, root: Path, max_mb: float) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             found = [one for one in archive.infolist() if not one.is_dir()]
@@ -49,7 +59,6 @@ def unpacked(file: Path, folder: Path, max_mb: float) -> Path:
                 left -= _unpack(archive, one, root, min(left, int(max_mb * MB)), file.name)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:  # damaged, or with a password
         raise LoadError(f"{file.name} cannot be unpacked: {error}") from None
-    return root
 
 
 def _unpack(archive: zipfile.ZipFile, one: zipfile.ZipInfo, root: Path, limit: int, name: str) -> int:

@@ -150,8 +150,9 @@ def test_a_file_of_somebody_else_reads_nothing_of_this_machine(engine, world, tm
     with pytest.raises(LoadError, match="media that are not in it; load the .zip"):
         load(engine, alone, is_trusted=False)
     for path in (str(image), f"../{image.name}", f"file://{image}", "~/x.jpg"):
-        with pytest.raises(LoadError, match="not within the saved conversation|no such file"):
+        with pytest.raises(LoadError, match="not within the saved conversation|no such file") as caught:
             load(engine, _zip(tmp_path / "z.zip", conversation_dot_jsonl=line(path)), None, folder, is_trusted=False)
+        assert str(tmp_path / "unpacked") not in str(caught.value)
     out = zipfile.ZipInfo("../out.txt")
     link = zipfile.ZipInfo("link.jpg")
     link.external_attr = 0o120777 << 16
@@ -163,6 +164,7 @@ def test_a_file_of_somebody_else_reads_nothing_of_this_machine(engine, world, tm
             load(engine, tmp_path / "bad.zip", None, folder, is_trusted=False)
     with pytest.raises(LoadError, match=r"no conversation\.jsonl"):
         load(engine, _zip(tmp_path / "other.zip", a="b"), None, folder)
+    assert list(folder.iterdir()) == []  # what could not be loaded takes no disk
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -173,7 +175,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(engine, tmp_path: Path, monkeyp
         archive.writestr("media/a.bin", b"\0" * 5_000_000)
     with pytest.raises(LoadError, match="larger than allowed"):
         load(engine, tmp_path / "bomb.zip", None, tmp_path / "unpacked")
-    assert sum(one.stat().st_size for one in (tmp_path / "unpacked").rglob("*.bin")) < 200_000
+    assert list((tmp_path / "unpacked").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -204,6 +206,18 @@ def test_mistakes_in_a_file_are_messages(engine, tmp_path: Path, text: str, mess
         load(engine, tmp_path / "in.jsonl")
     with pytest.raises(LoadError, match=r"there is no file .*did you mean in\.jsonl"):
         load(engine, tmp_path / "inn.jsonl")
+
+
+def test_odd_bytes_are_read_or_refused(engine, tmp_path: Path):
+    """fails when a byte order mark, half an emoji, another encoding or deep nesting ends in a traceback"""
+    file, line = tmp_path / "in.jsonl", '{"messages": [{"role": "user", "content": "\\ud83d ?"}]}'
+    file.write_bytes(b"\xef\xbb\xbf" + line.encode())
+    assert load(engine, file).session[0].text == "\ufffd ?"
+    deep = '{"messages": [{"role": "user", "content": "x"}], "details": ' + '{"a": ' * 900 + "1" + "}" * 901
+    for content in (line.encode("utf-16"), b"\xff\xfe", deep.encode()):
+        file.write_bytes(content)
+        with pytest.raises(LoadError, match="line 1 is not a conversation|nested too deeply"):
+            load(engine, file)
 
 
 def test_every_missing_file_is_named(engine, tmp_path: Path):
