@@ -185,6 +185,7 @@ def _config(settings: FolderSettings, text_config: Mapping[str, Any], source: So
         "stops": settings.stops,
         "num_rows": source.model.language.num_embeddings,
         "added_tokens": list(source.model.config.added_tokens),
+        "is_paddable": source.model.language.new_cache().store.paddable,
         "text_config": dict(text_config),
     }
 

@@ -51,7 +51,7 @@ class HFAudio(HFTower):
         self.config = config
         with torch.device("cpu"):  # measure the shape of the input on a silent clip
             processor = config.processor("audio", False, 1)
-            self.input_shape = tuple(processor.features(torch.zeros(processor.num_samples)).shape)
+            self.input_shape = tuple(processor.features(torch.zeros(processor.num_samples, dtype=torch.float32)).shape)
         self.output = tower_output(config.settings, self.input_shape, config.layer)
         self.tower = without_unused(build_tower(config.settings), self.output.unused)
         self.norm = feature_norm(self.width, config.norm)

@@ -15,6 +15,7 @@ class ChatBridgeConfig(PretrainedConfig):
     stops        {"ids": sequences of ids that end an answer, "strings": text that does}
     num_rows     rows of the language model's vocabulary before the added tokens
     added_tokens in the order of their ids, which follow
+    is_paddable  whether prompts of different lengths can share a batch: not with a recurrent state
     """
 
     model_type = "chatbridge"
@@ -27,6 +28,7 @@ class ChatBridgeConfig(PretrainedConfig):
         stops: dict[str, Any] | None = None,
         num_rows: int | None = None,
         added_tokens: list[str] | None = None,
+        is_paddable: bool = True,
         **kwargs: Any,
     ) -> None:
         self.media = media or {}
@@ -36,6 +38,7 @@ class ChatBridgeConfig(PretrainedConfig):
         self.stops = stops or {}
         self.num_rows = num_rows
         self.added_tokens = added_tokens or []
+        self.is_paddable = is_paddable
         kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
 

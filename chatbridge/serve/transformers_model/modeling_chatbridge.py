@@ -183,12 +183,17 @@ class ChatBridgeForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         seed       of do_sample=True; the same seed gives the answer of ChatBridge. None: torch's global state
         tokenizer  finds stop strings in the text; None: the one beside the weights
-        raises     ValueError without input_ids, or for media that do not match the placeholders
+        raises     ValueError without input_ids, for media that do not match the placeholders, or padding before a
+                   recurrent state
         """
         if input_ids is None:
             raise ValueError("give input_ids, as the processor makes them: model.generate(**inputs)")
-        media = self._media_of(kwargs)
-        embeds = self.embedded(input_ids, mm_token_type_ids, media)
+        if attention_mask is not None and not self.config.is_paddable and not bool(attention_mask.all()):
+            raise ValueError(
+                f"{self.config.text_config.model_type} has a recurrent state that includes padding: ask conversations "
+                "of different lengths one by one"
+            )
+        embeds = self.embedded(input_ids, mm_token_type_ids, self._media_of(kwargs))
         chosen = copy.deepcopy(generation_config or self.generation_config)
         rest = chosen.update(**kwargs)
         if chosen.eos_token_id is None:
@@ -216,7 +221,7 @@ class ChatBridgeForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _own_stops(self) -> Stops:
         """raises ValueError when there is no tokenizer beside the weights"""
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=self.config)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"stop strings need the tokenizer, and {self.name_or_path!r} has none ({error}); give "
