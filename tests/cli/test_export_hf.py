@@ -130,7 +130,7 @@ def test_prompts_and_greedy_answers_are_ours(world, ours, theirs):
 
 
 def test_logits_are_ours(world, ours, theirs):
-    """fails when a tensor is another, or a bridge token is at another place"""
+    """fails when a tensor or a buffer is another, or a bridge token is at another place"""
     model, processor = theirs
     messages = questions(world)[2]
     inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
@@ -138,6 +138,9 @@ def test_logits_are_ours(world, ours, theirs):
     with torch.no_grad():
         expected = ours.model.language.logits(ours.model.language(ours.model.prepared(batch)[0]))
         torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+    named = {name.replace("language.lm.", "language.", 1): value for name, value in ours.model.named_buffers()}
+    for name, value in model.named_buffers():  # those that no file holds are computed, or they would be any memory
+        assert torch.equal(value, named[name]), name
 
 
 def test_beams_penalties_and_samples_are_ours(world, ours, theirs):
@@ -179,6 +182,17 @@ def test_a_conversation_with_its_answer_has_labels(world, ours, theirs):
     loss.backward()
     assert torch.isfinite(loss) and float(model.bridges["perceiver"].output.weight.grad.abs().max()) > 0
     model.zero_grad()
+
+
+def test_a_pipeline_answers(world, ours, theirs):
+    """fails when transformers' pipeline cannot ask, or its answer has the prompt or the stop string"""
+    from transformers import pipeline
+
+    model, processor = theirs
+    asking = pipeline("image-text-to-text", model=model, processor=processor)
+    found = asking(text=questions(world)[0], max_new_tokens=7)[0]["generated_text"][-1]
+    assert found["role"] == "assistant"
+    assert found["content"].strip() == ours.answer(typed(questions(world)[0]), SHORT).text
 
 
 def test_content_in_memory_gives_the_same_inputs(world, theirs):

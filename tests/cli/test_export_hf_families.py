@@ -88,6 +88,8 @@ def exported(source: Source, out: Path) -> tuple[Any, Any]:
     hf_part(source, out / "absent").write(out, 10**9)
     model, info = AutoModelForMultimodalLM.from_pretrained(out, trust_remote_code=True, output_loading_info=True)
     assert not any(info.values()), info
+    own = {name.replace("language.lm.", "language.", 1): value for name, value in source.model.named_buffers()}
+    assert all(torch.equal(value, own[name]) for name, value in model.named_buffers())
     return model.eval(), AutoProcessor.from_pretrained(out, trust_remote_code=True)
 
 

@@ -22,7 +22,6 @@ from transformers import (
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.bridges import Bridge
-from chatbridge.models.component import Component
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.routes import Route
 from chatbridge.serve.transformers_model.answer_control import AnswerEnd, logits_processors, own_settings
@@ -65,10 +64,17 @@ class ChatBridgeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self._routes = media.routes
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """The model of a folder, see PreTrainedModel.from_pretrained; buffers that no file holds are computed."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        for part in (*model.encoders.values(), *model.bridges.values()):
+            part.reset_buffers()
+        return loaded
+
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what no file holds; values come from the file, or from the part's own constructor."""
-        if isinstance(module, Component):
-            module.reset_buffers()
+        """Nothing: values come from the files, or from the constructors of the parts."""
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language.get_input_embeddings()

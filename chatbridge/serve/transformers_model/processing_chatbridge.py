@@ -118,9 +118,17 @@ class ChatBridgeProcessor(ProcessorMixin):
         rows = sequences.tolist() if isinstance(sequences, Tensor) else [list(row) for row in sequences]
         return [self.layout.finish(self._without_end(row[start:])) for row in rows]
 
-    def post_process_image_text_to_text(self, generated_outputs: Any, **kwargs: Any) -> list[str]:
-        """The texts of answers, int64[B, n]; what pipelines call. See `answers`."""
-        return self.answers(generated_outputs)
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """The texts of prompts with their answers, int64[B, n], without the stop string at their end: what pipelines
+        call, which then remove the prompts. `answers` gives answers alone."""
+        texts = self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens)
+        return [self._without_stop(text) for text in texts]
+
+    def _without_stop(self, text: str) -> str:
+        found = (stop for stop in self.layout.template.stops if text.rstrip().endswith(stop))
+        return text.rstrip().removesuffix(next(found, ""))
 
     def _without_end(self, ids: Sequence[int]) -> list[int]:
         """The ids before the first end token or stop sequence."""
