@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -111,3 +112,39 @@ def test_missing_decoder_layers_are_reported() -> None:
     settings = SimpleNamespace(get_text_config=lambda decoder: SimpleNamespace(num_hidden_layers=4))
     with pytest.raises(ValueError, match=r"num_hidden_layers = 4 modules, found extras of 1.*inline"):
         decoder_layers(SimpleNamespace(config=settings, base_model=base))
+
+
+def test_a_step_copies_none_of_the_earlier_keys() -> None:
+    """fails when a new token copies all keys before it, as a concatenation does"""
+    language = tiny_language("llama")
+    cache = language.new_cache()
+    places = set[int]()
+    with torch.no_grad():
+        language(language.embed(torch.arange(3, 23)[None]), cache=cache)
+        for new in range(40):
+            language(language.embed(torch.tensor([[new]])), cache=cache)
+            store: Any = cache.store
+            places.add(store.past.layers[0].keys.data_ptr())
+    assert len(places) == 1 and cache.length == 60
+
+
+def test_copies_do_not_write_into_each_other() -> None:
+    """fails when a cache that is cropped and continued changes what a copy of it holds, or the reverse"""
+    language = tiny_language("llama")
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        cache = language.new_cache()
+        for part in (ids[:, :4], ids[:, 4:8]):  # the second one has room behind it
+            language(language.embed(part), cache=cache)
+        other = language.new_cache()
+        other.become(cache)
+        other.store = cache.store.copy()
+        cache.crop(6)
+        found = [language(language.embed(one), cache=own)[:, -1] for own, one in (
+            (cache, torch.tensor([[30, 31]])), (other, torch.tensor([[40]])), (cache, torch.tensor([[32]])),
+            (other, torch.tensor([[41]])),
+        )]  # fmt: skip
+        whole = [torch.cat([ids[:, :6], torch.tensor([[30, 31, 32]])], 1),
+                 torch.cat([ids[:, :8], torch.tensor([[40, 41]])], 1)]  # fmt: skip
+        for state, one in zip(found[2:], whole, strict=True):
+            torch.testing.assert_close(state, language(language.embed(one))[:, -1])
