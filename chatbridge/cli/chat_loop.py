@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
-from chatbridge.cli.chat_terminal import AnswerPrinter, for_terminal, tell
+from chatbridge.cli.chat_terminal import AnswerPrinter, tell, typed_lines
 from chatbridge.common.errors import MediaError, nearest
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.dialogue import Dialogue
@@ -61,7 +60,7 @@ class ChatLoop:
         self.commands = {**{name: one for name, one in named.items() if name not in self.commands}, **self.commands}
 
     def run(self) -> None:
-        for line in _lines():
+        for line in typed_lines():
             self.take(line)
             if not self.is_open:
                 return
@@ -235,28 +234,3 @@ def _settings_of(text: str) -> dict[str, object]:
     if not found:
         raise ValueError("/set needs KEY=VALUE; /settings shows the present ones")
     return found
-
-
-def _lines() -> Iterator[str]:
-    """Lines of stdin. In a terminal with a prompt and a history; Ctrl-C twice, or Ctrl-D, ends them."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\r\n") for line in sys.stdin)
-        return
-    with suppress(ImportError):
-        import readline  # noqa: F401  line editing and history of `input`
-    was_interrupted = False
-    while True:
-        try:
-            line = input("> ")
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print()
-            if was_interrupted:
-                raise
-            was_interrupted = True
-            tell("Ctrl-C again, or /quit, leaves")
-            continue
-        was_interrupted = False
-        yield for_terminal(line) if "\x00" in line else line

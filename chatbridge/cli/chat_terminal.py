@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from chatbridge.common.text_repair import repaired
@@ -134,3 +134,28 @@ def _stop_requests(stop: Callable[[], object] | None) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines of stdin. In a terminal with a prompt and a history; Ctrl-C twice, or Ctrl-D, ends them."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401  line editing and history of `input`
+    was_interrupted = False
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            if was_interrupted:
+                raise
+            was_interrupted = True
+            tell("Ctrl-C again, or /quit, leaves")
+            continue
+        was_interrupted = False
+        yield for_terminal(line) if "\x00" in line else line
