@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -87,6 +88,18 @@ def test_a_port_that_is_taken_is_reported(chat_world: ChatWorld):
             text = "".join(lines)
             assert process.wait(60) == 2
     assert f"127.0.0.1:{port}: Address already in use" in text and "--port" in text and "Traceback" not in text
+
+
+def test_processes_of_the_server_do_not_hold_its_port():
+    """Fails when a server that was killed cannot be started again while a process that read files still ends."""
+    from chatbridge.serve.openai_api.http_server import open_socket
+    from chatbridge.serve.openai_api.settings import ServerSettings
+
+    with open_socket(ServerSettings(port=0)) as listener:
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if listener.fileno() == -1 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and listener.fileno() != -1
 
 
 @contextmanager

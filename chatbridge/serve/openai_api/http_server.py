@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import signal
 import socket
 import threading
@@ -34,6 +35,8 @@ def open_socket(settings: ServerSettings) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((settings.host, settings.port))
+        if hasattr(os, "register_at_fork"):  # processes that read files would keep the port of a killed server
+            os.register_at_fork(after_in_child=found.close)
         return found
     except (OSError, UnicodeError) as error:
         found.close()
