@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
 from chatbridge.cli.serve_arguments import add_server_settings, server_settings
@@ -111,10 +112,11 @@ def serve(args: Namespace) -> int:
 
 def opened(args: Namespace) -> Chat:
     """The configuration. raises ConfigError"""
-    if args.vllm_url or (args.checkpoint is not None and is_front(Path(args.checkpoint))):
+    checkpoint: Any = args.checkpoint
+    if args.vllm_url or (checkpoint is not None and is_front(Path(checkpoint))):
         return vllm_config(args)
-    cfg_path: str | Path = args.cfg_path if args.cfg_path is not None else config_of(args.checkpoint)
-    return open_chat(cfg_path, args.options, args.checkpoint).config
+    cfg_path = config_of(checkpoint) if args.cfg_path is None else args.cfg_path
+    return open_chat(cfg_path, args.options, checkpoint).config
 
 
 def backend_of(config: Chat, args: Namespace) -> Backend:

@@ -75,6 +75,7 @@ def test_a_server_is_asked_and_ended(chat_world: ChatWorld, tmp_path: Path):
         streamed = "".join(one.choices[0].delta.content or "" for one in [first, *stream] if one.choices)
         assert streamed == text.content
         assert process.wait(30) == 0
+        assert "Traceback" not in "".join(lines)
         with pytest.raises(openai.APIConnectionError):
             client.models.list()
 

@@ -113,7 +113,7 @@ class HttpServer(uvicorn.Server):
         if self._closing is not None:
             logger.warning("the second signal: running answers are ended")
             self.gate.stop_all()
-            self.should_exit = self.force_exit = True
+            self.should_exit = True
             return
         if self.gate.num_running:
             limit = f"{self.settings.shutdown_s:g} s"

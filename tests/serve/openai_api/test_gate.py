@@ -86,6 +86,17 @@ def test_answers_that_outlast_the_shutdown_are_told():
         wait_until(lambda: backend.num_running == 0)
 
 
+def test_a_second_signal_ends_running_answers_at_once():
+    """Fails when somebody who asks twice still has to wait for the longest answer, or its client is not told."""
+    with running(ScriptedBackend(hold=threading.Event()), shutdown_s=600) as server:
+        stream = ask(server, stream=True)
+        next(iter(stream))
+        server.server.close()
+        server.server.close()
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(stream)
+
+
 def test_health_tells_what_a_balancer_needs():
     """Fails when a server that cannot answer looks ready, or one that lives looks dead."""
     backend = ScriptedBackend()
