@@ -32,7 +32,7 @@ def test_mistakes_are_reported_at_once(exported_run: ExportedRun, tmp_path: Path
     assert "expected http://HOST:PORT" in found["--vllm-url"] and "export RUN --vllm DIR" in found["--checkpoint"]
     assert "is for a language model that runs in vLLM" in problems("--checkpoint", front)["--vllm-url"]
     given = ["--checkpoint", str(tmp_path), "--vllm-url", "http://gpu1:8000"]
-    assert "has no chatbridge.json" in problems(*given)["--vllm-url"]
+    assert "has no chatbridge.json" in problems(*given)["--checkpoint"]
     found = problems("--checkpoint", front, "--vllm-key-file", str(tmp_path / "k"))
     assert "has no effect without --vllm-url" in found["--vllm-key-file"]
     odd = problems(

@@ -56,11 +56,9 @@ def front_folder(path: Path) -> Path:
     for folder in (path, path / FRONT):
         if (folder / FILE).is_file():
             return folder
-    what = (
-        "has no" if path.is_dir() else "is a file, not a folder with" if path.exists() else "does not exist; expected"
-    )
+    what = f"has no {FILE}" if path.is_dir() else "is a file, not a folder" if path.exists() else "does not exist"
     hint = "write one with: chatbridge export RUN --vllm DIR"
-    raise ConfigError([Problem("--vllm-url", f"{path} {what} {FILE}", hint=hint)])
+    raise ConfigError([Problem("--checkpoint", f"{path} {what}", hint=hint)])
 
 
 def is_front(path: Path) -> bool:
@@ -110,14 +108,14 @@ def _content(folder: Path) -> dict[str, Any]:
     try:
         content = read_json_object(folder / FILE)
     except (DataError, OSError) as error:
-        raise ConfigError([Problem("--vllm-url", str(error), hint="export the folder again")]) from None
+        raise ConfigError([Problem("--checkpoint", str(error), hint="export the folder again")]) from None
     if content.get("format") != FORMAT:
         message = f"{folder / FILE}: expected format {FORMAT!r}, found {json.dumps(content.get('format'))[:80]}"
         hint = "open it with the version of chatbridge that wrote it, or export the folder again"
-        raise ConfigError([Problem("--vllm-url", message, hint=hint)])
+        raise ConfigError([Problem("--checkpoint", message, hint=hint)])
     if wrong := [key for key in ("model", "evaluation", "preprocessing") if not isinstance(content.get(key), dict)]:
         message = f"{folder / FILE}: {', '.join(wrong)} is not a mapping"
-        raise ConfigError([Problem("--vllm-url", message, hint="export the folder again")])
+        raise ConfigError([Problem("--checkpoint", message, hint="export the folder again")])
     return content
 
 

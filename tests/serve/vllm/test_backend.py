@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -247,3 +248,34 @@ def _until(holds: Any, most_s: float = 30.0) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_many_threads_and_random_ends(engine, vllm, ours, world):
+    """fails when an answer is lost, belongs to another question, or a request that was given up keeps its place"""
+    asked = questions(ours, world)
+    wanted = [ours.answer(question, SHORT).text for question in asked]
+    told, faults = engine.stats(), []
+
+    def work(seed: int) -> None:
+        choose = random.Random(seed)
+        for _ in range(8):
+            which, is_given_up = choose.randrange(len(asked)), choose.random() < 0.3
+            stream = engine.stream(asked[which], SHORT)
+            if is_given_up:
+                next(stream, None)
+                stream.close()
+                continue
+            *_, last = stream
+            if last.text != wanted[which] or not last.is_done:
+                faults.append((which, last))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    now = engine.stats()
+    assert not faults and now["running"] == 0 and not any(now["vllm_running"].values())
+    ended = {kind: number - told["requests_total"][kind] for kind, number in now["requests_total"].items()}
+    assert sum(ended.values()) == 64 and ended["error"] == 0 and ended["cancelled"] > 5
