@@ -166,7 +166,7 @@ def _whole_folder(target: Path, num_bytes: int) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     needed = f"{target} needs about {readable_size(num_bytes)}"
     if (free := shutil.disk_usage(parent).free) < num_bytes:
-        raise ValueError(f"{needed}, {readable_size(free)} are free; free disk space, or choose another --out")
+        raise ValueError(f"{needed}, {readable_size(free)} are free; free disk space, or choose another folder")
     temporary = parent / f".exporting_{target.name}_{os.getpid()}"
     try:
         temporary.mkdir()

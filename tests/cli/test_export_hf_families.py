@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from chatbridge.cli.export_hf import hf_part
+from chatbridge.cli.export_hf_code import code_files
 from chatbridge.cli.export_hf_settings import media_settings
 from chatbridge.cli.export_source import Source
 from chatbridge.config.schema import parse
@@ -25,6 +26,7 @@ from chatbridge.models.tokenizer_loading import read_tokenizer
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.transformers_model.configuration_chatbridge import ChatBridgeConfig
 from chatbridge.serve.transformers_model.modeling_chatbridge import ChatBridgeForConditionalGeneration
+from tests.helpers.gated_models import gated
 from tests.helpers.mini_world import write_language_model
 from tests.helpers.tiny_languages import ATTENTION, NO_HEAD_DIM, REREAD, RUNNING, SIZES
 from tests.helpers.tiny_media import jpeg, mp4, wav
@@ -209,6 +211,22 @@ def test_a_folders_preprocessing_is_written_down(tmp_path: Path) -> None:
     processor = again.processors(False)["image"]
     assert (processor.size, processor.edge, processor.resample) == (28, 32, "bilinear")
     assert (list(processor.statistics.mean), processor.statistics.scale) == (content["image_mean"], 0.01)
+
+
+def test_what_transformers_cannot_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    """fails when a model is exported whose answers transformers would get wrong, or a refusal has no next step"""
+    gates = Source(gated(), {}, {}, {"template": {"name": "mmgpt"}}, None)
+    with pytest.raises(ValueError, match="fusion: inline.*--layout mmgpt"):
+        hf_part(gates, tmp_path / "absent")
+    draws = source_of(folder, CLIP, "image", added=["<image>", "<start>", "<end>"])
+    draws = Source(draws.model, {}, {}, {"template": {"name": "textbind"}}, None)
+    with pytest.raises(ValueError, match="draws images.*chatbridge serve"):
+        hf_part(draws, tmp_path / "absent")
+    with pytest.raises(ValueError, match="a cache of its own; rwkv"):
+        hf_part(source_of(folder, CLIP, "image", "rwkv"), tmp_path / "absent")
+    with pytest.raises(ValueError, match="my_lab.encoders.mine: the code of a plugin"):
+        code_files(["my_lab.encoders.mine"])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
