@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 from fastapi import Request
 from fastapi.responses import Response
 
@@ -163,11 +164,12 @@ def _event(content: Any) -> bytes:
 
 
 async def _is_set(changed: asyncio.Event, limit_s: float) -> bool:
-    try:
-        await asyncio.wait_for(changed.wait(), limit_s)
+    """Whether it is set within limit_s. Not asyncio.wait_for: that of Python 3.11 loses a cancellation which comes
+    together with the event, and a stream would go on for a client that is gone."""
+    with anyio.move_on_after(limit_s):
+        await changed.wait()
         return True
-    except TimeoutError:
-        return False
+    return False
 
 
 async def _first_news(answers: Sequence[RunningAnswer], changed: asyncio.Event) -> None:

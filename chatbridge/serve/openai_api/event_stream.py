@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+AGAIN_S = 0.25  # between two attempts to cancel a task
 
 
 class ClientGone(Exception):
@@ -30,10 +30,16 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         raise ClientGone
     finally:
         for one in (task, gone):
-            if not one.done():
-                one.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await one
+            await _ended(one)
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it ends: code that loses a cancellation must not keep it."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=AGAIN_S)
+    if not task.cancelled():
+        task.exception()  # seen
 
 
 async def _disconnected(receive: Receive) -> None:
