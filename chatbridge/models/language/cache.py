@@ -53,6 +53,7 @@ class Cache:
             self.pad(mask)
         self.length = 0
         self.num_rows = 0  # B, once something was read
+        self.device = torch.device("cpu") if mask is None else mask.device  # of what was read
         self.context: RowContext | None = None
 
     @property
@@ -84,7 +85,7 @@ class Cache:
 
     def advance(self, embeds: Tensor) -> None:
         """Count the columns of `embeds`, float[B, n, D], as read."""
-        self.num_rows = embeds.shape[0]
+        self.num_rows, self.device = embeds.shape[0], embeds.device
         self.length += embeds.shape[1]
 
     def columns(self, num_new: int) -> Tensor | None:
@@ -199,11 +200,11 @@ def joined(caches: Sequence[Cache], context: RowContext | None = None) -> Cache:
     if any(padding) and not first.store.paddable:
         raise ValueError(f"sequences of different lengths cannot share a cache: {UNPADDED}")
     masks = [_mask_of(cache, columns) for cache, columns in zip(caches, padding, strict=True)]
-    device = next((cache.mask.device for cache in caches if cache.mask is not None), None)
-    mask = torch.cat([one.to(device) for one in masks])
+    mask = torch.cat(masks)
+    is_padded = any(padding) or (not all(cache.mask is None for cache in caches) and not bool(mask.all()))
     context = _joined_contexts(caches, rows) if context is None else context
     first.store.join([cache.store for cache in others], padding)  # where memory ends, `first` is as before
-    first.mask, first.length = None if bool(mask.all()) else mask, length
+    first.mask, first.length = mask if is_padded else None, length
     first.num_rows, first.context = sum(rows), context
     return first
 
@@ -223,7 +224,7 @@ def _joined_contexts(caches: Sequence[Cache], rows: Sequence[int]) -> Any:
 def _mask_of(cache: Cache, padding: int) -> Tensor:
     columns = cache.columns(0)
     if columns is None:
-        columns = torch.ones(cache.num_rows, cache.length, dtype=torch.bool)
+        columns = torch.ones(cache.num_rows, cache.length, dtype=torch.bool, device=cache.device)
     return F.pad(columns, (padding, 0), value=False)
 
 

@@ -148,3 +148,15 @@ def test_copies_do_not_write_into_each_other() -> None:
                  torch.cat([ids[:, :8], torch.tensor([[40, 41]])], 1)]  # fmt: skip
         for state, one in zip(found[2:], whole, strict=True):
             torch.testing.assert_close(state, language(language.embed(one))[:, -1])
+
+
+def test_what_was_joined_stays_on_its_device() -> None:
+    """fails when the mask of sequences that were read on a device is made on another one"""
+    language = tiny_language("llama").to("meta")
+    caches = [language.new_cache(), language.new_cache()]
+    for cache, length in zip(caches, (4, 7), strict=True):
+        language(torch.zeros(1, length, language.width, device="meta"), cache=cache)
+    whole = joined(caches)
+    assert whole.mask is not None and whole.mask.device.type == "meta" == whole.positions(1, whole.device).device.type
+    language(torch.zeros(2, 1, language.width, device="meta"), whole.positions(1, whole.device), cache=whole)
+    assert (whole.length, whole.num_rows) == (8, 2)
