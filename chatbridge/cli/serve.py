@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
 from chatbridge.cli.serve_arguments import add_server_settings, server_settings
@@ -112,11 +111,14 @@ def serve(args: Namespace) -> int:
 
 def opened(args: Namespace) -> Chat:
     """The configuration. raises ConfigError"""
-    checkpoint: Any = args.checkpoint
-    if args.vllm_url or (checkpoint is not None and is_front(Path(checkpoint))):
+    if args.vllm_url or _names_front(args):
         return vllm_config(args)
-    cfg_path = config_of(checkpoint) if args.cfg_path is None else args.cfg_path
-    return open_chat(cfg_path, args.options, checkpoint).config
+    cfg_path = config_of(args.checkpoint) if args.cfg_path is None else args.cfg_path
+    return open_chat(cfg_path, args.options, args.checkpoint).config
+
+
+def _names_front(args: Namespace) -> bool:
+    return args.checkpoint is not None and is_front(Path(args.checkpoint))
 
 
 def backend_of(config: Chat, args: Namespace) -> Backend:

@@ -10,6 +10,7 @@ import pytest
 
 from chatbridge.conversation.messages import Text
 from chatbridge.serve.answer import Answer
+from chatbridge.serve.backend import Backend
 from chatbridge.serve.openai_api.running_answer import RunningAnswer, StopSwitch, in_thread
 from tests.helpers.api_server import InProcess, RunningServer, running, wait_until
 from tests.helpers.scripted_backend import ScriptedBackend
@@ -147,3 +148,8 @@ def test_states_of_a_running_answer_are_not_lost_between_threads():
         assert [last_and_failed for last_and_failed, _ in results] == [(199, at % 3 == 0) for at in range(300)]
 
     asyncio.run(many())
+
+
+def test_the_engine_and_its_stand_in_offer_what_the_server_asks(chat_engine):
+    """Fails when a backend lacks a call of the interface."""
+    assert isinstance(chat_engine, Backend) and isinstance(ScriptedBackend(), Backend)
