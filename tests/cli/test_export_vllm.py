@@ -87,10 +87,18 @@ def test_what_is_refused(out, exported_run, tmp_path):
     (damaged / "bridges.perceiver.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"bridges\.perceiver\.safetensors is missing; copy the folder again"):
         open_front(damaged, CPU)
+    shutil.copyfile(out / "front/bridges.perceiver.safetensors", damaged / "bridges.perceiver.safetensors")
+    (damaged / "language/token_embedding.safetensors").write_bytes(b"x" * 9)
+    with pytest.raises(ConfigError, match=r"token_embedding\.safetensors: cannot be read as the embedding"):
+        open_front(damaged, CPU)
     content = json.loads((damaged / "chatbridge.json").read_text())
     (damaged / "chatbridge.json").write_text(json.dumps({**content, "format": "other"}))
     with pytest.raises(ConfigError, match="expected format 'chatbridge-vllm-1', found \"other\""):
         open_front(damaged, CPU)
+    for text, said in (("[]", "expected a JSON object"), ("{", "cannot be read as JSON"), ("", "chatbridge.json")):
+        (damaged / "chatbridge.json").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            open_front(damaged, CPU)
 
 
 def test_every_obstacle_is_named():

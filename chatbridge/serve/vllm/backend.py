@@ -211,14 +211,14 @@ def _error_of(tried: Mapping[str, HttpFailure], problem: str | None, num_tokens:
     """The error of a request that no server answered."""
     if not tried:
         return Unavailable(problem or "no vLLM server answers", 503)
-    url, last = list(tried.items())[-1]
+    last = list(tried.values())[-1]  # the log has its address, which is no business of clients
     if last.status == 429:
         return Busy("all vLLM servers are busy; ask again later", last.retry_s or 1.0)
     begun = f" after {num_tokens} tokens of the answer" if num_tokens else ""
     status = 504 if last.reason == TOO_SLOW else 503 if last.status in (None, 503) else 502
     known = REFUSED.get(last.status) if last.status in (401, 403) else None
     told = f"{last.reason} (HTTP status {last.status})" if last.status is not None else last.reason
-    return Unavailable(f"the vLLM server at {url}: {known or told}{begun}", status)
+    return Unavailable(f"the vLLM server {known or told}{begun}", status)
 
 
 def _model_of(content: object) -> tuple[str, int | None] | None:

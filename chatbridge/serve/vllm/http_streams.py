@@ -177,7 +177,8 @@ async def _failure(response: Any) -> HttpFailure:
     except ValueError:
         reason = body.decode("utf-8", "replace").strip()[:500]
     after = response.headers.get("retry-after", "")
-    return HttpFailure(response.status_code, reason, float(after) if after.isdigit() else None)
+    told = f"refused the request: {reason}" if reason else "refused the request"
+    return HttpFailure(response.status_code, told, float(after) if after.isdigit() else None)
 
 
 def _reason(error: Exception) -> str:

@@ -102,12 +102,13 @@ class Servers:
         return min(known, default=None)
 
     def problem(self) -> str | None:
-        """Why no request can be answered; None where a server answers."""
+        """Why no request can be answered; None where a server answers. It is for clients too, so it names no address;
+        the log does."""
         with self._lock:
             if any(one.reason is None for one in self._servers):
                 return None
-            reasons = "; ".join(f"{one.url} {one.reason}" for one in self._servers)
-        return f"no vLLM server answers: {reasons}"
+            reasons = "; ".join(dict.fromkeys(f"it {one.reason}" for one in self._servers))
+        return f"none of {len(self._servers)} vLLM servers answers: {reasons}"
 
     def counts(self) -> dict[str, dict[str, float]]:
         """For /metrics: of each server the running requests, those that ended well and that failed, and whether it
