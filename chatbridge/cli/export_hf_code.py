@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def _read_by(one: _Import) -> list[str]:
     return modules if len(modules) == len(inner) else [one.module, *modules]
 
 
+@cache
 def _imports(module: str) -> list[_Import]:
     return list(_statements(ast.parse(_source(module)), is_inner=False))
 

@@ -22,6 +22,7 @@ from transformers import (
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.bridges import Bridge
+from chatbridge.models.component import Component
 from chatbridge.models.encoders import Encoder
 from chatbridge.models.routes import Route
 from chatbridge.serve.transformers_model.answer_control import AnswerEnd, logits_processors, own_settings
@@ -70,7 +71,7 @@ class ChatBridgeForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
         for part in (*model.encoders.values(), *model.bridges.values()):
-            part.reset_buffers()
+            cast("Component", part).reset_buffers()
         return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
