@@ -67,7 +67,7 @@ def test_media_that_layers_read(world: ChatWorld, repository: Path, tmp_path: Pa
     release = Release(tmp_path / "release", world.world.folder / "lm")
     engine = ChatEngine.from_config(repository / "eval_configs" / "mmgpt_eval.yaml", release.options)
     shown = color_question(engine, world, "image")
-    (image,) = shown[0].media
+    image: Any = shown[0].media[0]
     other = (user(replace(image, ref=replace(image.ref, tensor=-image.ref.tensor)), "what color is it ?"),)
     twice = (*TEXT, assistant("a"), user(image, *other[0].media, "and it ?"))
     beams = GenerateOptions(max_new_tokens=8, num_beams=3)
@@ -137,9 +137,7 @@ def test_a_program_may_end_while_an_answer_grows(world: ChatWorld, repository: P
     code = f"""
         from chatbridge.conversation.messages import user
         from chatbridge.models.language import GenerateOptions
-        from chatbridge.serve.answer import Answer
-from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.request import RequestSettings
+        from chatbridge.serve.engine import ChatEngine
         engine = ChatEngine.from_config({str(world.config)!r})
         stream = engine.stream((user("what ?"),), GenerateOptions(max_new_tokens=400, min_new_tokens=400))
         print(next(stream).is_done)

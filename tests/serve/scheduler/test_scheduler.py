@@ -103,7 +103,7 @@ def test_answers_of_many_threads_are_those_of_each_alone(engine, world, limited:
     asked = asked_of(own, world)
     wanted = alone(own, asked)
     own.forget()
-    before = own.stats()["requests_total"]
+    before: Any = own.stats()["requests_total"]
     with ThreadPoolExecutor(8) as pool:
         num_complete = sum(pool.map(lambda seed: ask_some(own, asked, wanted, seed, count), range(8)))
     stats: Any = own.stats()
@@ -119,7 +119,7 @@ def test_a_request_that_is_given_up_frees_its_place_within_a_token(limited: Limi
     slowly(0.01)
     streams = [own.stream(TEXT, LONG), own.stream(TEXT, LONG, stopped.is_set)]
     assert not next(streams[0]).is_done and own.stats()["waiting"] == 1
-    steps = own.stats()["steps_total"]
+    steps: Any = own.stats()["steps_total"]
     streams.pop(0)  # dropped, not closed
     assert not next(streams[0]).is_done
     stopped.set()
