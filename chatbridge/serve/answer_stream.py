@@ -41,6 +41,10 @@ class AnswerStream(Iterator[Answer]):
         self._answers.close()
         self._scheduler.cancel(self._request, RELEASE_S)
 
+    def is_over(self, wait_s: float = 0.0) -> bool:
+        """Whether its place is free, within so many seconds."""
+        return self._request.is_over.wait(wait_s)
+
     def __del__(self) -> None:
         with suppress(Exception):  # the interpreter may be ending
             self._scheduler.cancel(self._request)
