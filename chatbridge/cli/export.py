@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument(
         "--vllm", type=Path, metavar="DIR",
         help="write the whole model for serving through vLLM to DIR, which does not exist yet: DIR/language_model, "
-        "adapters merged, for `vllm serve`, and DIR/front for `chatbridge serve DIR/front --vllm-url URL`",
+        "adapters merged, for `vllm serve`, and DIR/front for `chatbridge serve --checkpoint DIR/front --vllm-url URL`",
     )  # fmt: skip
     parser.add_argument("--merge", action="store_true", help="add the adapters to the weights of their layers")
     parser.add_argument(

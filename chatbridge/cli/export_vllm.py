@@ -59,7 +59,7 @@ def vllm_part(source: Source, checkpoint: Path) -> Part:
     def said(path: Path) -> str:
         return (
             f"{path}; run `vllm serve {path / LANGUAGE_MODEL} --enable-prompt-embeds` where the GPUs are, then "
-            f"`chatbridge serve {path / FRONT} --vllm-url http://HOST:8000`"
+            f"`chatbridge serve --checkpoint {path / FRONT} --vllm-url http://HOST:8000`"
         )
 
     size = language.num_bytes + sum(map(num_bytes, tensors.values()))
@@ -172,7 +172,7 @@ def _readme() -> str:
 | `{FRONT}/` | the machine that clients talk to | encoders, bridges, the embedding of the tokens, settings |
 
     vllm serve {LANGUAGE_MODEL} --enable-prompt-embeds --port 8000
-    chatbridge serve {FRONT} --vllm-url http://HOST:8000
+    chatbridge serve --checkpoint {FRONT} --vllm-url http://HOST:8000
 
 Repeat `--vllm-url` for several machines. ChatBridge's documentation has a page about it: "Serving through vLLM".
 """
