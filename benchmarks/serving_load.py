@@ -252,7 +252,7 @@ async def measured(server: RunningServer, alone: RunningServer) -> dict[str, Any
         found = await conversations(client, 20, 10, 16, at_once=True)
         together_s = time.perf_counter() - begun
         same = compared(found, await conversations(other, 20, 10, 16, at_once=False))
-        rates = await throughput(client, 5, 24, 64)
+        rates = await throughput(client, 5, 16, 128)
         leaves = [await leave_seconds(client, stream, number) for stream in (True, False) for number in (1, 1, 1, 8)]
         grown = await sizes(client, server, 2000, 100)
     firsts = sorted(one.first_s for (session, _), one in found.items() if session % 2)
