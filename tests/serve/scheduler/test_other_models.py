@@ -126,7 +126,7 @@ def test_answers_with_images(sketching: ChatEngine, monkeypatch: pytest.MonkeyPa
         return found
 
     monkeypatch.setattr(sketching.model.language, "logits", logits)
-    options = GenerateOptions(max_new_tokens=20, sample=True, temperature=1.5)
+    options = GenerateOptions(max_new_tokens=12, sample=True, temperature=1.5)
     asked = [((user(text),), replace(options, seed=seed)) for seed, text in enumerate(("draw", "a red circle", "it ?"))]
     assert any(map(captions, assert_same_together(sketching, asked)))
 

@@ -159,7 +159,7 @@ def test_too_many_requests_are_refused_at_once(limited: Limited, slowly):
 def test_a_step_that_fails_ends_only_the_request_that_is_the_reason(engine, world, limited: Limited, monkeypatch):
     """fails when an error in a shared step ends the other requests, changes or repeats their answers, or is lost"""
     own = limited()
-    asked = [one for one in asked_of(own, world) if one[1].num_beams == 1]
+    asked = [one for one in asked_of(own, world)[:5] if one[1].num_beams == 1]
     wanted = alone(own, asked)
     real, faults = engine.model.language.logits, []
 
