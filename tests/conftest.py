@@ -13,6 +13,7 @@ for _name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # tests may run inside someb
     os.environ.pop(_name, None)
 os.environ.pop("PYTHONWARNINGS", None)  # for pytest alone: commands that tests start are to say nothing of their own
 
+import gc
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jobs ignore Ctrl-C, which tests press
@@ -123,13 +124,34 @@ def ranks() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(autouse=True)
 def without_costs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--check does not predict operations, memory and hours, which take a second or, for 13B, ten. The tests of plans
-    in tests/experiment/plan do."""
+    """--check does not predict operations, memory and hours, which take a second or, for 13B, ten, and measures the
+    padding of few conversations. The tests of plans in tests/experiment/plan and of batching do."""
     train = sys.modules.get("chatbridge.cli.train")
     if train is None or "plan" in request.path.parent.parts:
         return
     monkeypatch.setattr(train, "cost_sections", lambda *given: "")
     monkeypatch.setattr("chatbridge.experiment.plan.check._plan_without_files", lambda *given: "")
+    if "batching" not in request.path.stem:  # where the lines about padding are read, all conversations are measured
+        monkeypatch.setattr("chatbridge.datasets.padding_share.NUM_MEASURED", 64)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """`pytest -n 2`: every process gets one long piece of the tests, and takes from the others when it is through.
+    Files are rarely split, so what a file's tests share is made once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Nothing that collection makes is garbage: no search for it meanwhile."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The modules and tests stay to the end. Searches for garbage pass over them, which took half a second each."""
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from chatbridge.cli.data.sample import _segments
 from chatbridge.common.errors import ConfigError
 from chatbridge.config.schema import parse
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation, Media, Message, Text, assistant, user
 from chatbridge.conversation.templates import build_template
 from chatbridge.conversation.tokenizer import Tokenizer
+from chatbridge.experiment.prompt_segments import segments_of
 from chatbridge.models.language.causal_lm import CausalLM
 from tests.helpers.supervised_runs import supervised_runs
 from tests.parity.token_sequences import labels_of
@@ -163,7 +163,7 @@ def test_settings_of_the_template_are_checked_in_the_yaml() -> None:
 def test_a_preview_shows_what_is_supervised(tokenizer: Tokenizer, labels: str) -> None:
     """Fails when `data show` marks other text than the labels, or loses a mark of media."""
     layout = layout_of(tokenizer, "v0", labels=labels)
-    found = _segments(TWO, layout, reply=False)
+    found = segments_of(TWO, layout, reply=False)
     text = "".join("[M]" if one.modality else f"<{one.text}>" if one.supervised else one.text for one in found)
     assert "What is this?<im_start>[M]<im_end>" in text
     shown = "".join(one.text for one in found if one.supervised)

@@ -186,16 +186,19 @@ def _is_running(process: Any) -> bool:
 
 def _started(torch_loader: DataLoader[Any]) -> WorkerPool:
     """A pool with its worker processes. Garbage of the main process is collected before the fork or never: a decoder
-    with threads waits for them when it is freed, and after a fork they do not exist."""
+    with threads waits for them when it is freed, and after a fork they do not exist. What the program froze itself
+    stays frozen: the next collection passes over it."""
     if not torch_loader.num_workers:  # no fork
         return start_workers(torch_loader)
     with _sigint_deferred():
         gc.collect()
+    frozen_before = gc.get_freeze_count()
     gc.freeze()
     try:
         return start_workers(torch_loader)
     finally:
-        gc.unfreeze()
+        if not frozen_before:
+            gc.unfreeze()
 
 
 @contextmanager
