@@ -36,6 +36,7 @@ CHECKED = ("train.py", "chatbridge.cli.train", "chatbridge.cli.evaluate")  # wit
 RUN = ("chatbridge.cli.score", "chatbridge.cli.compare")  # they need no model, so the command itself is run
 WITH_MORE = ("judge", "meteor.tables=")  # settings of metrics that need grades, or seconds for tables of paraphrases
 PACKAGES = {"meteor": "nltk"}
+OTHERS = ("sbatch", "vllm")  # programs that the pages start on other machines
 
 
 class Block(NamedTuple):
@@ -164,7 +165,7 @@ def test_commands_exist(here: Path, command: str, monkeypatch, capsys):
     elif words[0] in ("python", "torchrun", "chatbridge"):
         try_python(words, monkeypatch, capsys)
     else:
-        known = (".", "conda", "pip", "cd", "git", "export", "kill", "ls", "tensorboard", ".ci/run", "cat", "sbatch")
+        known = (".", "conda", "pip", "cd", "git", "export", "kill", "ls", "tensorboard", ".ci/run", "cat", *OTHERS)
         assert words[0] in known or words[0].startswith(".venv/bin/"), f"unknown program {words[0]}"
 
 
