@@ -102,3 +102,16 @@ def test_ctrl_c_is_not_lost_while_workers_start():
         gc.enable()
         signal.signal(signal.SIGINT, before)
     assert not notes.path.exists()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_a_program_froze_stays_frozen(frozen: bool, tmp_path: Path):
+    """fails when starting workers thaws what the program froze, or leaves its own objects frozen"""
+    kept = gc.get_freeze_count() > 0
+    try:
+        gc.freeze() if frozen else gc.unfreeze()
+        with loader(tmp_path, GOOD, num_workers=1, stop_step=1) as steps:
+            list(steps)
+        assert (gc.get_freeze_count() > 0) == frozen
+    finally:
+        gc.freeze() if kept else gc.unfreeze()
