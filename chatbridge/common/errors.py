@@ -26,6 +26,7 @@ BAD_NAME = (  # of a file that the user named
     errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP
 )  # fmt: skip
 PAGE_WIDTH = 110  # columns of a rendered problem
+LONGEST_NAME = 500  # characters of a word that may be a misspelled name
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
     """Return the allowed word that was probably intended, or None if none is close.
 
     Case, dashes and underscores are ignored. A word that contains the other as a whole part ("steps", "max_steps") is
-    close too, unless several do.
+    close too, unless several do. A word that is much longer than any name is not compared: that takes seconds.
     """
+    if len(word) > LONGEST_NAME:
+        return None
     wanted = _plain(word)
     scored = [(SequenceMatcher(None, wanted, _plain(item)).ratio(), item) for item in allowed]
     ratio, best = max(scored, default=(0.0, None), key=lambda pair: pair[0])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from chatbridge.conversation.layout import Layout
 from chatbridge.conversation.messages import Conversation
@@ -42,18 +45,40 @@ def fit_prompt(
     raises          TooLong if the last question alone does not fit
     """
     starts = [at for at, message in enumerate(conversation) if message.role == "user"]
-    size, reserved = 0, min(max_new_tokens, RESERVED)
-    for num_left_out, start in enumerate(starts):
-        kept = (*conversation[: starts[0]], *conversation[start:])
-        size = len(layout.prompt(kept))
-        if context_length is None:
-            return FittedPrompt(kept, num_left_out, max_new_tokens)
-        if size + reserved <= context_length:
-            return FittedPrompt(kept, num_left_out, min(max_new_tokens, context_length - size))
+    reserved = min(max_new_tokens, RESERVED)
+
+    def without(num_left_out: int) -> Conversation:
+        return (*conversation[: starts[0]], *conversation[starts[num_left_out] :])
+
+    @cache
+    def size_without(num_left_out: int) -> int:
+        return len(layout.prompt(without(num_left_out)))
+
+    def fits(num_left_out: int) -> bool:
+        return context_length is None or size_without(num_left_out) + reserved <= context_length
+
+    num_left_out = 0 if starts and fits(0) else _fewest_left_out(len(starts), fits)
+    if num_left_out < len(starts):
+        most = max_new_tokens if context_length is None else context_length - size_without(num_left_out)
+        return FittedPrompt(without(num_left_out), num_left_out, min(max_new_tokens, most))
+    size = size_without(len(starts) - 1) if starts else 0
     raise TooLong(
         f"prompt needs {size} tokens and its answer {reserved}, the model's context length is {context_length}; "
         "shorten the question"
     )
+
+
+def _fewest_left_out(num_rounds: int, fits: Callable[[int], bool]) -> int:
+    """The fewest rounds to leave out so that the others fit; num_rounds if the last one alone does not.
+
+    From the end, in doubling steps and then between two of them: a conversation of a thousand rounds is not read a
+    thousand times.
+    """
+    kept = 1
+    while kept < num_rounds and fits(num_rounds - kept):
+        kept *= 2
+    low, high = max(1, num_rounds - kept), num_rounds - kept // 2
+    return low + bisect_left(range(low, high), True, key=fits)
 
 
 def check_media_count(num_media: int, layout: Layout, context_length: int | None) -> None:

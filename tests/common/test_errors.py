@@ -29,6 +29,12 @@ def test_nearest(word: str, meant: str | None):
     assert nearest(word, WORDS) == meant
 
 
+def test_a_word_of_a_stranger_is_not_compared(monkeypatch: pytest.MonkeyPatch):
+    """fails when a name of megabytes, which anybody may send, is compared for minutes"""
+    monkeypatch.setattr("chatbridge.common.errors.SequenceMatcher", None)
+    assert nearest("weight_decay" * 100_000, WORDS) is None
+
+
 def test_nearest_of_nothing():
     """fails when an empty list of allowed words is an error of its own"""
     assert nearest("lr", ()) is None

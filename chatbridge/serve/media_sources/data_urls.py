@@ -40,7 +40,10 @@ def data_url(url: str, max_bytes: int) -> Content:
         chunks, length = from_base64(data, shown, max_bytes)
         return Content(chunks, shown, main_type(declared), "", length)
     _check_length(len(data) // 3, shown, max_bytes)
-    content = unquote_to_bytes(data)
+    try:
+        content = unquote_to_bytes(data)
+    except UnicodeEncodeError:
+        raise SourceError(400, f"{shown}: it has half of a UTF-16 pair, which is not a character") from None
     return Content(iter((content,)), shown, main_type(declared), "", len(content))
 
 

@@ -60,10 +60,11 @@ def shown(url: httpx.URL | str) -> str:
     """An address for messages: without its query and fragment, which may hold a signature, and without a password."""
     try:
         parsed_url = httpx.URL(url)
+        host = parsed_url.host  # decodes international names
     except (httpx.InvalidURL, ValueError):
         return "the address"
     port = f":{parsed_url.port}" if parsed_url.port else ""
-    return shortened(f"{parsed_url.scheme}://{parsed_url.host}{port}{parsed_url.path}")
+    return shortened(f"{parsed_url.scheme}://{host}{port}{parsed_url.path}")
 
 
 def parsed(url: str, limits: SourceLimits) -> httpx.URL:
@@ -78,7 +79,7 @@ def parsed(url: str, limits: SourceLimits) -> httpx.URL:
 
 
 def _accepted(url: httpx.URL, limits: SourceLimits) -> httpx.URL:
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.raw_host:
         raise SourceError(400, f"{shown(url)} is not an http or https address with a host")
     if url.userinfo:
         raise SourceError(400, f"{shown(url)}: an address with a user name or password is not accepted")

@@ -82,7 +82,10 @@ def _path_of(url: str) -> bytes:
         raise SourceError(400, f"file://{shortened(parts.netloc)}... names a host; write file:///, then the whole path")
     if parts.query or parts.fragment:
         raise SourceError(400, "the file URL has a ? or #; in a file name they are written %3F and %23")
-    path = unquote_to_bytes(parts.path)
+    try:
+        path = unquote_to_bytes(parts.path)
+    except UnicodeEncodeError:
+        raise SourceError(400, "the file URL has half of a UTF-16 pair, which is not a character") from None
     if b"\0" in path or not path.startswith(b"/"):
         raise SourceError(400, "the file URL needs an absolute path without zero characters: file:///folder/name.jpg")
     return path

@@ -17,6 +17,7 @@ from chatbridge.serve.context_length import NoAnswer, TooLong
 
 logger = get_logger(__name__)
 CLIENT_GONE = 499  # as nginx logs a client that closed its connection; nobody receives it
+MOST_FAULTS = 50  # that one response names
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -47,8 +48,9 @@ class ApiError(Exception):
     @classmethod
     def of_faults(cls, faults: Sequence[Fault]) -> ApiError:
         """All mistakes of one request; the parameter and the word are those of the first."""
-        lines = [f"{one.param}: {one.message}" if one.param else one.message for one in faults]
-        text = lines[0] if len(lines) == 1 else f"{len(lines)} problems\n" + "\n".join(lines)
+        lines = [f"{one.param}: {one.message}" if one.param else one.message for one in faults[:MOST_FAULTS]]
+        lines += [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+        text = lines[0] if len(lines) == 1 else f"{len(faults)} problems\n" + "\n".join(lines)
         return cls(400, text, faults[0].param, faults[0].code or "invalid_value")
 
     @property

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.log import get_logger
+from chatbridge.serve.openai_api.connections import BACKLOG, connection_class
 from chatbridge.serve.openai_api.gate import Gate
 from chatbridge.serve.openai_api.settings import ServerSettings
 
@@ -67,6 +68,8 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 ws="none",
+                http=connection_class(settings.max_connections),
+                backlog=BACKLOG,
                 lifespan="on",
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=LAST_TASKS_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from chatbridge.serve.openai_api.api_errors import ApiError
@@ -49,8 +50,7 @@ def _invalid(message: str) -> ApiError:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise _invalid(f"the key {shown(twice)} is given twice in one object; which one counts is not defined")
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from chatbridge.common.errors import nearest
 from chatbridge.models.language.generate_options import MOST_SEED
-from chatbridge.serve.openai_api.api_errors import Fault
+from chatbridge.serve.openai_api.api_errors import MOST_FAULTS, Fault
 from chatbridge.serve.openai_api.json_body import shown
 from chatbridge.serve.request import MOST_TOP_LOGPROBS
 
@@ -109,7 +109,7 @@ def checked_parameters(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[F
     """The parameters that have a meaning, without those that are null; and everything that is wrong with them."""
     found, faults = {}, []
     for name, value in given.items():
-        fault = _fault(name, value)
+        fault = _fault(name, value, is_named=len(faults) < MOST_FAULTS)
         if fault is not None:
             faults.append(fault)
         elif name in ACCEPTED and value is not None:
@@ -122,7 +122,8 @@ def checked_parameters(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[F
     return found, faults or _contradictions(found)
 
 
-def _fault(name: str, value: Any) -> Fault | None:
+def _fault(name: str, value: Any, is_named: bool) -> Fault | None:
+    """is_named   the message will be read; otherwise no name that is near is looked for, which takes a while"""
     if name in WITHOUT_EFFECT or (value is None and (name in ACCEPTED or name in ONLY)):
         return None
     if (kind := ACCEPTED.get(name)) is not None:
@@ -132,7 +133,7 @@ def _fault(name: str, value: Any) -> Fault | None:
             return None
         advice = f"use {INSTEAD[name]}" if name in INSTEAD else "leave it out"
         return Fault(name, f"is not supported by this server; {advice}", "unsupported_parameter")
-    meant = OTHER_NAMES.get(name) or nearest(name, [*ACCEPTED, *WITHOUT_EFFECT])
+    meant = OTHER_NAMES.get(name) or (nearest(name, [*ACCEPTED, *WITHOUT_EFFECT]) if is_named else None)
     advice = f"did you mean {meant}?" if meant else f"parameters: {', '.join(ACCEPTED)}"
     return Fault(name[:100], f"is not a parameter of this server; {advice}", "unknown_parameter")
 

@@ -84,6 +84,10 @@ def test_a_copy_stays_the_same_when_the_file_changes(sources, tmp_path):
         ("http://photos.example/flood", 413),
         ("ftp://photos.example/a.png", 400),
         ("javascript:alert(1)", 400),
+        ("data:image/png,\ud800", 400),
+        ("file:///photos/\ud800.jpg", 400),
+        ("http://xn--/a.png", 404),
+        ("http://photos.example/moved", 404),
         ("gopher://127.0.0.1:6379/_x", 400),
         ("/etc/passwd", 400),
         ("cat.jpg", 400),
@@ -94,6 +98,7 @@ def test_a_copy_stays_the_same_when_the_file_changes(sources, tmp_path):
 )
 def test_what_is_refused(sources, server, url, status):
     """fails when a request gets more, or other, content than it may; nothing is left behind"""
+    server.add("/moved", b"", status=302, Location="http://xn--/")
     server.add("/page", b"<html>", "text/html; charset=utf-8")
     server.add("/clip", b"film", "video/mp4")
     server.add("/big", b"x" * 30_000, "image/png")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -130,6 +132,28 @@ def test_a_body_that_is_not_a_request(body, words):
         chat_request(json_object(body), ServerSettings(), GenerateOptions(), (MODEL,))
     assert caught.value.status == 400 and words in caught.value.message
     assert json_bytes(caught.value.content)
+
+
+def test_a_key_given_twice_among_many_is_found_at_once():
+    """fails when the search takes the square of the keys: minutes for a body of a few megabytes"""
+    keys = ",".join(f'"k{at}":1' for at in range(20_000))
+
+    def seconds(body: str) -> float:
+        begun = time.perf_counter()
+        with suppress(ApiError):
+            json_object(body.encode())
+        return time.perf_counter() - begun
+
+    assert seconds(f'{{{keys},"k19999":2}}') < 20 * seconds(f"{{{keys}}}")
+    with pytest.raises(ApiError, match='"k19999" is given twice'):
+        json_object(f'{{{keys},"k19999":2}}'.encode())
+
+
+def test_an_answer_to_thousands_of_mistakes_is_short(api):
+    """fails when a client is sent a message for each of them, and a name near to each is looked for"""
+    found = error(api.chat(USER, **{f"temprature_{at}": 1 for at in range(5000)}), 400)
+    assert "5000 problems" in found["message"] and "and 4950 more" in found["message"]
+    assert len(found["message"]) < 30_000
 
 
 def test_the_type_of_the_body_is_checked(api):
