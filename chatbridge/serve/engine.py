@@ -38,7 +38,7 @@ from chatbridge.serve.prompt_cache import PromptCache
 from chatbridge.serve.request import PLAIN, RequestSettings
 from chatbridge.serve.scheduler import Request, Scheduler
 from chatbridge.serve.scheduler.beginnings import Beginnings
-from chatbridge.serve.scheduler.scheduler import CLOSED
+from chatbridge.serve.scheduler.requests import CLOSED
 from chatbridge.serve.token_texts import TokenTexts
 from chatbridge.serve.upload_parts import Attachment, DecodedMedia
 from chatbridge.serve.upload_reader import UploadReader

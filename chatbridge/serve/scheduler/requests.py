@@ -17,6 +17,7 @@ from chatbridge.models.language._decoded_row import TokenLogprobs
 from chatbridge.serve.request import PLAIN, RequestSettings
 
 End = Literal["stop", "length", "time", "cancelled", "error"]
+CLOSED = "the engine is closed; build another one to ask further questions"
 
 
 @dataclass(frozen=True)
@@ -122,5 +123,9 @@ class Request:
         limit = self.settings.time_limit_s
         return limit is not None and now - self.asked_at >= limit
 
+    def is_to_end(self, now: float) -> bool:
+        """Whether its caller or its time limit ends it."""
+        return self.is_cancelled or self.is_late(now)
 
-__all__ = ["Begun", "End", "Event", "Failed", "Finished", "Grown", "Rendering", "Request"]
+
+__all__ = ["CLOSED", "Begun", "End", "Event", "Failed", "Finished", "Grown", "Rendering", "Request"]

@@ -238,7 +238,7 @@ def test_a_long_prompt_is_read_in_pieces_beside_a_running_answer(engine, limited
     long = (user("red green blue " * 25),)
     wanted = own.answer(long, SHORT).text
     own.forget()
-    monkeypatch.setattr("chatbridge.serve.scheduler.scheduler.READ_AHEAD", 16)
+    monkeypatch.setattr("chatbridge.serve.scheduler.running_requests.READ_AHEAD", 16)
     passes: list[int] = []
     hook = engine.model.language.register_forward_pre_hook(lambda module, given: passes.append(given[0].shape[1]))
     with closing(own.stream(TEXT, LONG)) as running:
