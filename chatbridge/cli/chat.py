@@ -24,7 +24,7 @@ from chatbridge.serve.drawn_files import DrawnFiles
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.media_refs import MediaRef, names_of, place_problem, problem_of
 from chatbridge.serve.moved_files import hint_moved_files
-from chatbridge.serve.request import NO_SETTINGS, RequestSettings
+from chatbridge.serve.request import PLAIN, RequestSettings
 from chatbridge.serve.saved_conversation import LoadError
 from chatbridge.serve.upload_parts import Attachment
 
@@ -105,7 +105,7 @@ def checked(config: Chat, args: Namespace) -> tuple[GenerateOptions, RequestSett
     and settings together"""
     problems = [problem for one in args.media if (problem := problem_of(one, tuple(config.model.routes))) is not None]
     options: GenerateOptions = config.evaluation.generation
-    settings = NO_SETTINGS
+    settings = PLAIN
     try:
         options = options_of(args, options)
     except ConfigError as error:

@@ -14,7 +14,7 @@ from chatbridge.models.language.answer_options import changed
 from chatbridge.models.language.generate_options import MOST_SEED
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.media_refs import MediaRef, attached
-from chatbridge.serve.request import NO_SETTINGS, RequestSettings
+from chatbridge.serve.request import PLAIN, RequestSettings
 from chatbridge.serve.saved_conversation import Loaded, Saved, load, new_id, save, save_zip
 from chatbridge.serve.session import ChatTurn, Session, ask
 from chatbridge.serve.upload_parts import Attachment
@@ -34,7 +34,7 @@ class Dialogue:
         engine: ChatEngine,
         folder: Path,
         options: GenerateOptions | None = None,
-        settings: RequestSettings = NO_SETTINGS,
+        settings: RequestSettings = PLAIN,
     ) -> None:
         self.engine, self.folder, self.settings = engine, folder, settings
         self.options = options or engine.generation

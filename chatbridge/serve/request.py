@@ -37,9 +37,6 @@ class RequestSettings:
 PLAIN = RequestSettings()  # a request that asks for nothing special
 
 
-NO_SETTINGS = RequestSettings()
-
-
 @dataclass(frozen=True)
 class TokenLogprob:
     """The log-probability of a generated token under the model, before temperature and penalties.

@@ -24,7 +24,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.request import NO_SETTINGS, Finish, RequestSettings, Timing, Usage
+from chatbridge.serve.request import PLAIN, Finish, RequestSettings, Timing, Usage
 from chatbridge.serve.upload_parts import Attachment
 
 logger = get_logger(__name__)
@@ -112,7 +112,7 @@ def ask(
     options: GenerateOptions | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
     again: ChatTurn | None = None,
-    settings: RequestSettings = NO_SETTINGS,
+    settings: RequestSettings = PLAIN,
 ) -> Generator[Session]:
     """The session with one more turn, repeatedly while its answer grows. Closing the iterator stops the answer.
 
