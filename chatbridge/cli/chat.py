@@ -25,8 +25,8 @@ from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.media_refs import MediaRef, names_of, place_problem, problem_of
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.request import PLAIN, RequestSettings
-from chatbridge.serve.saved_conversation import LoadError
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.saved_conversations.conversation_file import LoadError
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 logger = log.get_logger("chat")
 

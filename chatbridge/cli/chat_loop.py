@@ -16,7 +16,7 @@ from chatbridge.common.errors import MediaError, nearest
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.media_refs import names_of, refs_in
-from chatbridge.serve.saved_conversation import LoadError, SaveError
+from chatbridge.serve.saved_conversations.conversation_file import LoadError, SaveError
 from chatbridge.serve.session import ChatTurn
 from chatbridge.serve.what_it_saw import what_it_saw
 

@@ -14,7 +14,7 @@ from typing import Any
 from chatbridge.common.text_repair import repaired
 from chatbridge.serve.dialogue import record_of
 from chatbridge.serve.drawn_files import DrawnFiles
-from chatbridge.serve.saved_conversation import SaveError
+from chatbridge.serve.saved_conversations.conversation_file import SaveError
 from chatbridge.serve.session import ChatTurn
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would move the cursor, change colors or run commands

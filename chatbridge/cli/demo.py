@@ -24,8 +24,8 @@ from chatbridge.serve.demo.examples import DemoExample, find_examples
 from chatbridge.serve.demo.gradio_app import build_app
 from chatbridge.serve.demo.launch import Login, launch, logins_of
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.feedback import Feedback
 from chatbridge.serve.moved_files import hint_moved_files
+from chatbridge.serve.saved_conversations.feedback import Feedback
 
 FEEDBACK = "feedback.jsonl"
 logger = log.get_logger("demo")

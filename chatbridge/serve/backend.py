@@ -12,7 +12,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.answer import Answer
 from chatbridge.serve.request import PLAIN, RequestSettings
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 
 class Busy(RuntimeError):

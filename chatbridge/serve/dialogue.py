@@ -15,9 +15,9 @@ from chatbridge.models.language.generate_options import MOST_SEED
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.media_refs import MediaRef, attached
 from chatbridge.serve.request import PLAIN, RequestSettings
-from chatbridge.serve.saved_conversation import Loaded, Saved, load, new_id, save, save_zip
+from chatbridge.serve.saved_conversations.conversation_file import Loaded, Saved, load, new_id, save, save_zip
 from chatbridge.serve.session import ChatTurn, Session, ask
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 
 class Dialogue:
@@ -83,7 +83,7 @@ class Dialogue:
         self.id = new_id()
 
     def save(self, file: Path, media: Literal["copy", "link"] = "copy") -> Saved:
-        """Write the conversation, see `saved_conversation.save`; a .zip holds its media too. raises SaveError"""
+        """Write the conversation, see `conversation_file.save`; a .zip holds its media too. raises SaveError"""
         about = self.engine.about
         if file.suffix.lower() == ".zip":
             return save_zip(self.turns, file.expanduser(), self.id, about)

@@ -29,19 +29,19 @@ from chatbridge.processors.limits import ChatLimits
 from chatbridge.processors.media_processor import with_limits
 from chatbridge.serve.answer import Answer, without_lone_surrogates
 from chatbridge.serve.answer_stream import AnswerStream
+from chatbridge.serve.caches.encoded_media import EncodedMedia
+from chatbridge.serve.caches.prompt_cache import PromptCache
 from chatbridge.serve.context_length import check_media_count, fit_prompt
-from chatbridge.serve.encoded_media import EncodedMedia
 from chatbridge.serve.growing_answer import GrowingAnswer
 from chatbridge.serve.message_inputs import check_message, check_question, is_waveform, parts_of
 from chatbridge.serve.moved_files import hint_moved_files
-from chatbridge.serve.prompt_cache import PromptCache
 from chatbridge.serve.request import PLAIN, RequestSettings
 from chatbridge.serve.scheduler import Request, Scheduler
 from chatbridge.serve.scheduler.beginnings import Beginnings
 from chatbridge.serve.scheduler.requests import CLOSED
 from chatbridge.serve.token_texts import TokenTexts
-from chatbridge.serve.upload_parts import Attachment, DecodedMedia
-from chatbridge.serve.upload_reader import UploadReader
+from chatbridge.serve.uploads.upload_parts import Attachment, DecodedMedia
+from chatbridge.serve.uploads.upload_reader import UploadReader
 
 UNCOUNTED = "log-probabilities are of answers without beams and drawings; set num_beams to 1, or do not ask for them"
 
@@ -50,7 +50,7 @@ class ChatEngine:
     """Answers conversations. Any number of threads may ask at once: their answers grow together, see `Scheduler`.
 
     about         lines for the user: which weights were loaded
-    limits        of uploaded files, which separate processes read; see `upload_reader`
+    limits        of uploaded files, which separate processes read; see `uploads.upload_reader`
     generation    generation settings that a question without options uses
     question_form  how front ends put the files and the text of a question together
     prompt_cache  KV caches of recent conversations: a question that continues one reads only new tokens

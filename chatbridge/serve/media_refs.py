@@ -15,7 +15,7 @@ from chatbridge.datasets.remote_shards.addresses import fault_of, shown
 from chatbridge.datasets.remote_shards.open_stream import FetchError, open_stream
 from chatbridge.processors.limits import MB
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LONGEST_NAME = 100  # characters of the name of a downloaded file

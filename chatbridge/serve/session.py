@@ -25,7 +25,7 @@ from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.request import PLAIN, Finish, RequestSettings, Timing, Usage
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 logger = get_logger(__name__)
 MEDIA_FIRST = QuestionForm()

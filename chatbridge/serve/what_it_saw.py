@@ -21,11 +21,11 @@ from chatbridge.experiment.prompt_segments import Segment, segments_of
 from chatbridge.processors.media_source import name_of
 from chatbridge.serve.context_length import FittedPrompt, fit_prompt
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.media_png import ReadMedia, about, media_png
-from chatbridge.serve.media_preview import Preview
+from chatbridge.serve.media_pictures.media_png import ReadMedia, about, media_png
+from chatbridge.serve.media_pictures.media_preview import Preview
+from chatbridge.serve.saved_conversations.stored_media import origins_of
 from chatbridge.serve.session import ChatTurn, Session, conversation_of
-from chatbridge.serve.stored_media import origins_of
-from chatbridge.serve.upload_parts import Attachment, DecodedMedia
+from chatbridge.serve.uploads.upload_parts import Attachment, DecodedMedia
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from chatbridge.experiment.open import open_chat
 from chatbridge.models.drawing.artist import checked_image, checked_images
 from chatbridge.models.generators import GENERATORS
 from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.caches.prompt_cache import num_shared, positions_of
 from chatbridge.serve.demo.page_content import messages_of
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.prompt_cache import num_shared, positions_of
 from chatbridge.serve.session import ask, conversation_of
 from chatbridge.tasks.drawn_answers import answer_of
 from tests.helpers.serve_parts import ChatWorld

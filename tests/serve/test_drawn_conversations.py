@@ -17,10 +17,10 @@ from chatbridge.experiment.open import open_chat
 from chatbridge.models.generators import RenderError
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.answer import Answer
+from chatbridge.serve.caches.prompt_cache import num_shared, positions_of
 from chatbridge.serve.dialogue import Dialogue
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.prompt_cache import num_shared, positions_of
-from chatbridge.serve.saved_conversation import load, save_zip
+from chatbridge.serve.saved_conversations.conversation_file import load, save_zip
 from chatbridge.serve.session import ChatTurn
 from chatbridge.serve.what_it_saw import what_it_saw
 from tests.helpers.serve_parts import ChatWorld

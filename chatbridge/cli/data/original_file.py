@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatbridge.serve.media_png import ReadMedia
+from chatbridge.serve.media_pictures.media_png import ReadMedia
 
 SIGNATURES = (  # (bytes, offset, file extension)
     (b"\xff\xd8", 0, ".jpg"), (b"\x89PNG", 0, ".png"), (b"WEBP", 8, ".webp"), (b"WAVE", 8, ".wav"),

@@ -28,7 +28,7 @@ from chatbridge.experiment.prompt_segments import Segment, segments_of
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import Ref
 from chatbridge.processors.piece_choice import watched
-from chatbridge.serve.media_png import ReadMedia
+from chatbridge.serve.media_pictures.media_png import ReadMedia
 
 
 @dataclass

@@ -19,7 +19,7 @@ from chatbridge.experiment.media_plan import plan_media
 from chatbridge.experiment.partial_data import PartialData, read_data
 from chatbridge.experiment.tokens import Tokens, read_tokens
 from chatbridge.runners.config import ranks_planned
-from chatbridge.serve.media_png import media_png
+from chatbridge.serve.media_pictures.media_png import media_png
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from chatbridge.experiment.prompt_segments import Segment, spaced
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import name_of
 from chatbridge.report.media import embedded
-from chatbridge.serve.media_png import ReadMedia, about
+from chatbridge.serve.media_pictures.media_png import ReadMedia, about
 
 NAMES = {"total": "positions in total", "media": "media slots", "tokens": "text tokens", "words": "words of text"}
 READS = """The template's exact string. Supervised text is colored, cut text is struck through; ⏎ is a line break."""

@@ -13,7 +13,7 @@ from chatbridge.conversation.messages import Message, Text
 from chatbridge.experiment.prompt_segments import Segment, spaced
 from chatbridge.experiment.tokens import Tokens
 from chatbridge.processors.media_source import name_of
-from chatbridge.serve.media_png import ReadMedia, about
+from chatbridge.serve.media_pictures.media_png import ReadMedia, about
 
 WIDEST = 120
 

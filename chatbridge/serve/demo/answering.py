@@ -14,7 +14,7 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.demo.chat_state import Chat, Question
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.session import ChatTurn, ask
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 POLL_S = 0.1  # between two looks at whether a page still waits
 WAITING = 4  # answers that a model may be ahead of the page

@@ -20,7 +20,7 @@ from chatbridge.serve.demo.given_panel import EMPTY, escaped
 from chatbridge.serve.demo.handlers import Handlers
 from chatbridge.serve.demo.kept_chats import KeptChats
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.feedback import Feedback
+from chatbridge.serve.saved_conversations.feedback import Feedback
 
 TITLE = "ChatBridge"
 QUEUE_SIZE = 64  # waiting questions; a further one gets the message that the server is busy

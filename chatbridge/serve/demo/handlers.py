@@ -15,7 +15,7 @@ from chatbridge.serve.demo.controls import options_of
 from chatbridge.serve.demo.given_panel import EMPTY, counts_text, given_html
 from chatbridge.serve.demo.kept_chats import KeptChats, with_id
 from chatbridge.serve.demo.page_content import as_text, messages_of, number_of
-from chatbridge.serve.saved_conversation import LoadError, SaveError
+from chatbridge.serve.saved_conversations.conversation_file import LoadError, SaveError
 from chatbridge.serve.session import ChatTurn
 
 Box = dict[str, Any]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from chatbridge.serve.demo.answering import Side
 from chatbridge.serve.demo.chat_state import Chat, Question
-from chatbridge.serve.feedback import Feedback
-from chatbridge.serve.saved_conversation import Loaded, LoadError, SaveError, load, new_id, save
+from chatbridge.serve.saved_conversations.conversation_file import Loaded, LoadError, SaveError, load, new_id, save
+from chatbridge.serve.saved_conversations.feedback import Feedback
+from chatbridge.serve.saved_conversations.zipped_conversation import CONVERSATION, write_zip
 from chatbridge.serve.session import ChatTurn
-from chatbridge.serve.zipped_conversation import CONVERSATION, write_zip
 
 LEFT, RIGHT = "-left", "-right"  # ends of the ids of two models' conversations about the same questions
 

@@ -14,8 +14,8 @@ from chatbridge.models.drawing import Artist, start_drawing
 from chatbridge.models.drawing.decoding import EncoderInput
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
-from chatbridge.serve.encoded_media import EncodedMedia
-from chatbridge.serve.prompt_cache import Digests, PromptCache
+from chatbridge.serve.caches.encoded_media import EncodedMedia
+from chatbridge.serve.caches.prompt_cache import Digests, PromptCache
 from chatbridge.serve.scheduler.counters import Counters
 from chatbridge.serve.scheduler.lanes import Keep, SoloLane
 from chatbridge.serve.scheduler.requests import Begun, Request

@@ -23,7 +23,7 @@ from chatbridge.common.errors import ConfigError
 from chatbridge.datasets.loader import build_loader
 from chatbridge.datasets.order.mixture import Mixture
 from chatbridge.experiment.partial_data import read_data
-from chatbridge.serve.media_png import media_png, pixels
+from chatbridge.serve.media_pictures.media_png import media_png, pixels
 from tests.helpers.data_world import record, write_pairs, write_run
 from tests.helpers.media_files import write_video
 from tests.helpers.mini_world import MiniWorld, write_yaml

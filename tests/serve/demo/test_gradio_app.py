@@ -22,7 +22,7 @@ from chatbridge.serve.demo.launch import launch
 from chatbridge.serve.demo.page_content import as_text, messages_of
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.session import ChatTurn
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 from tests.helpers.serve_parts import ChatWorld
 
 gradio_client = pytest.importorskip("gradio_client")

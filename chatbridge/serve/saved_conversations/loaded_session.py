@@ -13,9 +13,9 @@ from chatbridge.datasets.formats.json_fields import BadRecord, Fields
 from chatbridge.datasets.formats.record_messages import read_messages
 from chatbridge.datasets.media_paths import media_path
 from chatbridge.serve.engine import ChatEngine
+from chatbridge.serve.saved_conversations.session_record import KEY
 from chatbridge.serve.session import ChatTurn, Session
-from chatbridge.serve.session_record import KEY
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 
 class LoadError(ValueError):

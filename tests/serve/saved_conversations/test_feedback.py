@@ -13,10 +13,10 @@ import torch
 from chatbridge.conversation.messages import Media, Text
 from chatbridge.datasets.builders.records import Records
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.feedback import Feedback
-from chatbridge.serve.saved_conversation import SaveError
+from chatbridge.serve.saved_conversations.conversation_file import SaveError
+from chatbridge.serve.saved_conversations.feedback import Feedback
 from chatbridge.serve.session import ChatTurn, Session
-from chatbridge.serve.upload_parts import Attachment, DecodedMedia
+from chatbridge.serve.uploads.upload_parts import Attachment, DecodedMedia
 from tests.helpers.serve_parts import ChatWorld
 
 

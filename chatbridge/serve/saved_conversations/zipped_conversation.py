@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from chatbridge.serve.loaded_session import LoadError
+from chatbridge.serve.saved_conversations.loaded_session import LoadError
 
 CONVERSATION = "conversation.jsonl"
 MOST_FILES = 1000

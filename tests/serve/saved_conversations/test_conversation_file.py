@@ -15,7 +15,7 @@ import pytest
 from chatbridge.conversation.messages import Media, Message, Text
 from chatbridge.datasets.builders.records import Records
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.saved_conversation import LoadError, SaveError, load, new_id, save, save_zip
+from chatbridge.serve.saved_conversations.conversation_file import LoadError, SaveError, load, new_id, save, save_zip
 from chatbridge.serve.session import ChatTurn, Session, conversation_of
 from tests.helpers.serve_parts import ChatWorld
 

@@ -15,8 +15,8 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.imagebind_audio import ImageBindAudioProcessor
 from chatbridge.processors.media_source import Ref
-from chatbridge.serve.media_preview import Wave, wave_of
-from chatbridge.serve.series_png import series_png
+from chatbridge.serve.media_pictures.media_preview import Wave, wave_of
+from chatbridge.serve.media_pictures.series_png import series_png
 
 SMALLEST = 160  # pixels of a side; smaller images are enlarged by whole factors, so that pixels are visible
 WIDEST = 4000  # largest width after enlarging, for example of a plugin's time series

@@ -11,8 +11,8 @@ import torch
 
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import MB, ChatLimits
-from chatbridge.serve.bounded_cache import BoundedCache, tensor_bytes
-from chatbridge.serve.upload_reader import UploadReader
+from chatbridge.serve.caches.bounded_cache import BoundedCache, tensor_bytes
+from chatbridge.serve.uploads.upload_reader import UploadReader
 from tests.helpers.serve_parts import write_files
 
 

@@ -34,9 +34,9 @@ from chatbridge.processors.image_file import read_image
 from chatbridge.processors.limits import ChatLimits, Limits
 from chatbridge.processors.media_processor import Processor
 from chatbridge.processors.media_source import name_of
-from chatbridge.serve.kept_uploads import KeptUploads
-from chatbridge.serve.media_preview import Preview, preview_of
-from chatbridge.serve.upload_parts import Attachment, DecodedMedia, attach, decoded
+from chatbridge.serve.media_pictures.media_preview import Preview, preview_of
+from chatbridge.serve.uploads.kept_uploads import KeptUploads
+from chatbridge.serve.uploads.upload_parts import Attachment, DecodedMedia, attach, decoded
 
 PARENT_CHECK_S = 5.0  # between two checks that the main process is still alive
 REPLY_GRACE_S = 30.0  # beyond the time limit of a file, for a fork server to reply

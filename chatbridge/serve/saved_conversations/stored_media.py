@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from chatbridge.conversation.messages import Media
-from chatbridge.serve.upload_parts import Attachment
+from chatbridge.serve.uploads.upload_parts import Attachment
 
 LONGEST_STEM = 40  # characters of the name of the original file
 BLOCK = 1 << 20  # bytes

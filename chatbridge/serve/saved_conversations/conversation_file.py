@@ -21,11 +21,11 @@ from chatbridge.common.errors import nearest
 from chatbridge.common.safe_files import file_lock, replace_text
 from chatbridge.common.text_repair import repaired, repaired_value
 from chatbridge.serve.engine import ChatEngine
-from chatbridge.serve.loaded_session import Loaded, LoadError, MediaPlace, session_of_record
+from chatbridge.serve.saved_conversations.loaded_session import Loaded, LoadError, MediaPlace, session_of_record
+from chatbridge.serve.saved_conversations.session_record import answered_turns, new_id, record_of_session
+from chatbridge.serve.saved_conversations.stored_media import CannotStore, StoredMedia
+from chatbridge.serve.saved_conversations.zipped_conversation import CONVERSATION, unpacked, write_zip
 from chatbridge.serve.session import Session
-from chatbridge.serve.session_record import answered_turns, new_id, record_of_session
-from chatbridge.serve.stored_media import CannotStore, StoredMedia
-from chatbridge.serve.zipped_conversation import CONVERSATION, unpacked, write_zip
 
 ENDING = ".jsonl"
 _threads = threading.Lock()  # of this process; a lock of the file keeps other processes out

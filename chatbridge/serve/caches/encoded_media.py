@@ -10,8 +10,8 @@ from torch import Tensor
 
 from chatbridge.common.types import Features
 from chatbridge.models.chat_model import ChatModel
-from chatbridge.serve.bounded_cache import BoundedCache, CacheCounts
-from chatbridge.serve.prompt_cache import Digests
+from chatbridge.serve.caches.bounded_cache import BoundedCache, CacheCounts
+from chatbridge.serve.caches.prompt_cache import Digests
 
 
 class EncodedMedia:

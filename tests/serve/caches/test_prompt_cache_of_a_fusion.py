@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatbridge.serve.prompt_cache import PromptCache
+from chatbridge.serve.caches.prompt_cache import PromptCache
 from tests.helpers.fused_rows import SIX, Row, batch_of
 from tests.helpers.gated_models import gated
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from chatbridge.processors.limits import MB
-from chatbridge.serve.bounded_cache import BoundedCache, CacheCounts
-from chatbridge.serve.upload_parts import Attachment, DecodedMedia
+from chatbridge.serve.caches.bounded_cache import BoundedCache, CacheCounts
+from chatbridge.serve.uploads.upload_parts import Attachment, DecodedMedia
 
 Key = tuple[bytes, str, str | None, bool]  # digest of the file, its endings, what it is read as, whether for a user
 Identity = tuple[int, int, int]  # of a file: number, size, time of its last change

@@ -15,7 +15,7 @@ from chatbridge.common.errors import MediaError
 from chatbridge.processors.audio import AudioProcessor
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.video import VideoProcessor
-from chatbridge.serve.upload_parts import Attachment, attach, kind_of
+from chatbridge.serve.uploads.upload_parts import Attachment, attach, kind_of
 from tests.helpers.media_files import write_audio
 from tests.helpers.serve_parts import write_files
 

@@ -14,8 +14,8 @@ from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing.positions import MediaPosition, Position
 from chatbridge.models.language.cache import Cache
 from chatbridge.processors.limits import MB
-from chatbridge.serve.bounded_cache import CacheCounts, tensor_bytes
-from chatbridge.serve.upload_parts import digest_of
+from chatbridge.serve.caches.bounded_cache import CacheCounts, tensor_bytes
+from chatbridge.serve.uploads.upload_parts import digest_of
 
 Digests = Mapping[str, Sequence[bytes]]  # modality -> digest of each item of a batch
 Place = int | tuple[str, bytes, int]  # a token id; or modality, digest and offset of a position of a media item

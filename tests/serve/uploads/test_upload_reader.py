@@ -16,8 +16,8 @@ import torch
 from chatbridge.common.errors import MediaError
 from chatbridge.processors.image import ImageProcessor
 from chatbridge.processors.limits import ChatLimits
-from chatbridge.serve import upload_reader as module
-from chatbridge.serve.upload_reader import UploadReader
+from chatbridge.serve.uploads import upload_reader as module
+from chatbridge.serve.uploads.upload_reader import UploadReader
 from tests.helpers.serve_parts import write_files
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from chatbridge.conversation.messages import Media, Message
 from chatbridge.conversation.text_cleaning import find_markers
 from chatbridge.datasets.formats.record_messages import written_messages
+from chatbridge.serve.saved_conversations.stored_media import StoredMedia, origins_of
 from chatbridge.serve.session import ChatTurn, Session
-from chatbridge.serve.stored_media import StoredMedia, origins_of
 
 KEY = "chat"  # of `details`: what the turns of a chat have beside their messages
 

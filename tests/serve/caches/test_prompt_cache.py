@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.language.decode import Decoding
 from chatbridge.processors.limits import MB
-from chatbridge.serve.bounded_cache import tensor_bytes
-from chatbridge.serve.encoded_media import EncodedMedia
-from chatbridge.serve.prompt_cache import PromptCache, digests_of
+from chatbridge.serve.caches.bounded_cache import tensor_bytes
+from chatbridge.serve.caches.encoded_media import EncodedMedia
+from chatbridge.serve.caches.prompt_cache import PromptCache, digests_of
 from tests.helpers.fused_rows import SIX, Row, batch_of
 from tests.helpers.gated_models import gated
 

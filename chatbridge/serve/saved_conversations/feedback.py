@@ -18,10 +18,16 @@ from typing import Any
 from chatbridge.common.safe_files import append_lines, replace_text
 from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.messages import Message, assistant
-from chatbridge.serve.saved_conversation import SaveError, as_line, conversation_lines, media_folder, one_writer
+from chatbridge.serve.saved_conversations.conversation_file import (
+    SaveError,
+    as_line,
+    conversation_lines,
+    media_folder,
+    one_writer,
+)
+from chatbridge.serve.saved_conversations.session_record import is_answered, written
+from chatbridge.serve.saved_conversations.stored_media import CannotStore, StoredMedia
 from chatbridge.serve.session import ChatTurn, Session
-from chatbridge.serve.session_record import is_answered, written
-from chatbridge.serve.stored_media import CannotStore, StoredMedia
 
 KEY = "feedback"  # of `details`
 

@@ -1,0 +1,1 @@
+"""Media as pictures for people: frames, waveforms, what an encoder reads."""

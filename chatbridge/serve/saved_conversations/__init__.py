@@ -1,0 +1,1 @@
+"""Conversations in files, which a chat continues and a training reads; votes on answers."""

@@ -1,0 +1,1 @@
+"""Files of users: read in processes of their own, decoded once."""
