@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from chatbridge.common.errors import ConfigError
 from chatbridge.models.loading import read_state
 from tests.helpers.mini_world import MiniWorld, train_command, write_yaml
+from tests.helpers.preloaded_processes import started_python
 from tests.helpers.train_runs import LAST, environment, losses, records, run
 
 
@@ -129,30 +131,60 @@ def test_data_that_changed_during_a_run_is_reported(world, tmp_path):
     assert run(config, tmp_path, f"run.resume={checkpoint}") == 0
 
 
-@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path, num_processes):
+def test_ctrl_c_saves_and_the_same_command_goes_on(world, tmp_path):
     """fails when Ctrl-C in a terminal loses the step, leaves no checkpoint, or prints a worker's traceback"""
-    config = world.experiment(tmp_path / "run", max_steps=100_000, save_every=100_000, micro_batch=4 // num_processes)
+    command, errors = _endless(world, tmp_path, 1), tmp_path / "stderr"
+    with started_python(command[1:], tmp_path / "stdout", errors) as child:
+        _await_steps(tmp_path, child.is_alive, errors)
+        os.killpg(child.pid, signal.SIGINT)  # a terminal signals everybody in the foreground
+        child.join(timeout=180)
+        assert child.exitcode == 130, errors.read_text()
+    assert "Traceback" not in errors.read_text()
+    _check_going_on(world, tmp_path, errors.read_text())
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_torchrun(world, tmp_path):
+    """fails when Ctrl-C at a launcher with two processes loses the step or leaves no checkpoint"""
+    command, errors = _endless(world, tmp_path, 2), tmp_path / "stderr"
+    with errors.open("w") as file:
+        child = subprocess.Popen(command, env=environment(), stderr=file, start_new_session=True)
+        _await_steps(tmp_path, lambda: child.poll() is None, errors)
+        os.killpg(child.pid, signal.SIGINT)
+        child.wait(timeout=180)
+    _check_going_on(world, tmp_path, errors.read_text())
+
+
+def _endless(world: MiniWorld, folder: Path, num_processes: int) -> list[str]:
+    """The command of a run that does not end by itself."""
+    return train_command(
+        write_yaml(folder / "train.yaml", _long(world, folder, num_processes)), num_processes=num_processes
+    )
+
+
+def _long(world: MiniWorld, folder: Path, num_processes: int) -> dict[str, Any]:
+    config = world.experiment(folder / "run", max_steps=100_000, save_every=100_000, micro_batch=4 // num_processes)
     config["data"]["num_workers"] = 1
-    path = write_yaml(tmp_path / "train.yaml", config)
-    command = train_command(path, num_processes=num_processes)
-    child = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    metrics = tmp_path / "run/metrics.jsonl"
+    return config
+
+
+def _await_steps(folder: Path, is_running: Callable[[], bool], errors: Path) -> None:
+    metrics = folder / "run/metrics.jsonl"
     until = time.monotonic() + 300
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2) and time.monotonic() < until:
-        assert child.poll() is None, child.stderr.read()
-        time.sleep(0.1)
-    os.killpg(child.pid, signal.SIGINT)  # a terminal signals everybody in the foreground
-    _, said = child.communicate(timeout=180)
-    (checkpoint,) = (tmp_path / "run/checkpoints").glob("step_*")
+        assert is_running(), errors.read_text()
+        time.sleep(0.05)
+
+
+def _check_going_on(world: MiniWorld, folder: Path, said: str) -> None:
+    """The stopped run has its last step as a checkpoint, and the same command goes on from there."""
+    (checkpoint,) = (folder / "run/checkpoints").glob("step_*")
     step = json.loads((checkpoint / "state.json").read_text())["step"]
     assert f"stopped after step {step} on request" in said
-    assert len(records(tmp_path / "run")) == step
-    if num_processes == 1:
-        assert child.returncode == 130, said
-        assert "Traceback" not in said
-    assert run(config, tmp_path, f"run.stop_at={step + 2}", "run.micro_batch=4", "data.num_workers=0") == 0
-    assert [record["step"] for record in records(tmp_path / "run")] == list(range(1, step + 3))
+    assert len(records(folder / "run")) == step
+    config = _long(world, folder, 1)
+    assert run(config, folder, f"run.stop_at={step + 2}", "data.num_workers=0") == 0
+    assert [record["step"] for record in records(folder / "run")] == list(range(1, step + 3))
 
 
 def _content(path: Path) -> Any:

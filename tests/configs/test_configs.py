@@ -87,13 +87,19 @@ def test_evaluations_parse_and_build(here: Path, name: str):
     build(evaluation.model)
 
 
+BUILT: list[ModelConfig] = []
+
+
 def build(config: ModelConfig) -> None:
-    """Build on the meta device; the patterns of `trainable` must match."""
+    """Build on the meta device, once for files with the same model; the patterns of `trainable` must match."""
+    if config in BUILT:
+        return
     with torch.device("meta"):
         model = ChatModel(config)
     set_trainable(model, config.trainable, config.adapters)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert set(model.media_lengths()) == set(config.routes)
+    BUILT.append(config)
 
 
 @pytest.mark.parametrize("path", TINY_RUNS, ids=lambda path: path.stem)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.preloaded_processes import started_python
 from tests.helpers.resume_data import KILLED, MIXES, digest, ids, prepare, steps
 
 STOP = 37  # steps before the kill
@@ -44,19 +43,20 @@ def test_a_killed_run_resumes_with_a_different_number_of_workers(folder: Path, w
 
 def killed_after(folder: Path, count: int) -> dict[str, list[Any]]:
     """mix -> the first steps that a separate process read before it and its workers were killed."""
-    command = [sys.executable, str(Path(__file__).parents[1] / "helpers" / "resume_data.py"), str(folder), str(WORKERS)]
-    paths = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    read: dict[str, list[Any]] = {mix: [] for mix in KILLED}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            _, mix, names, content = json.loads(line)
-            read[mix].append((names, content))
-            if all(len(steps) == count for steps in read.values()):
-                break
+    command = [str(Path(__file__).parents[1] / "helpers" / "resume_data.py"), str(folder), str(WORKERS)]
+    said, errors, until = folder / "stdout", folder / "stderr", time.monotonic() + 300
+    with started_python(command, said, errors) as child:
+        while not said.is_file() or said.read_text().count("\n") < count * len(KILLED):
+            assert child.is_alive() and time.monotonic() < until, errors.read_text()
+            time.sleep(0.05)
         child.kill()  # SIGKILL: nothing can be saved or said
-    assert child.returncode == -signal.SIGKILL
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+    read: dict[str, list[Any]] = {mix: [] for mix in KILLED}
+    for line in said.read_text().splitlines()[: count * len(KILLED)]:
+        _, mix, names, content = json.loads(line)
+        read[mix].append((names, content))
+    assert all(len(steps) == count for steps in read.values())
     return read
 
 

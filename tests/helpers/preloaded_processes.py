@@ -9,15 +9,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+OWN_GROUP = "TESTS_OWN_PROCESS_GROUP"  # in the environment of a process that becomes the leader of a group
 PRELOADED = (
     "torch", "torch.distributed.fsdp", "transformers", "transformers.models.llama.modeling_llama", "PIL.Image",
     "chatbridge.cli.train",
@@ -49,12 +53,37 @@ def run_python(
     return _run(command, [{}], cwd, timeout_s)
 
 
+@contextmanager
+def started_python(
+    command: Sequence[str], stdout: Path, stderr: Path, cwd: Path | None = None
+) -> Iterator[BaseProcess]:
+    """As `run_python`, while it runs: the process, in a process group of its own, to which signals can be sent.
+
+    stdout, stderr   files that grow while it writes; what is left of the group is killed at the end
+    """
+    context = _context()
+    environment = {**_environment({}), OWN_GROUP: "1"}
+    process = context.Process(target=_rank, args=([*command], environment, cwd, stdout, stderr))
+    process.start()
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED])
+    return context
+
+
 def _run(
     command: Sequence[str], variables: Sequence[Mapping[str, object]], cwd: Path | None, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     environments = [_environment(one) for one in variables]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED])
+    context = _context()
     with tempfile.TemporaryDirectory() as folder:
         outputs = [(Path(folder, f"{rank}.out"), Path(folder, f"{rank}.err")) for rank in range(len(environments))]
         ranks = [
@@ -83,6 +112,8 @@ def _rank(command: list[str], environment: Mapping[str, str], cwd: Path | None, 
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.environ.clear()
     os.environ.update(environment)
+    if os.environ.pop(OWN_GROUP, ""):
+        os.setsid()
     os.chdir(cwd or Path.cwd())
     sys.path.insert(0, str(REPOSITORY))
     if command[0] == "-m":
