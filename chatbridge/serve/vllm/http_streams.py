@@ -9,15 +9,19 @@ import asyncio
 import json
 import queue
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from chatbridge.common.errors import in_one_line
 from chatbridge.common.extras import need
 
 T = TypeVar("T")
 LONGEST_ERROR = 100_000  # bytes of an error's body that are read
+LONGEST_LIST = 10_000_000  # bytes of another answer
+LONGEST_EVENT = 10_000_000  # bytes of a line of a stream
+MOST_RETRY_S = 3600.0
 MOST_CONNECTIONS = 1000
 
 
@@ -136,11 +140,12 @@ class HttpStreams:
 
     async def _get(self, url: str, timeout_s: float) -> tuple[int | None, Any]:
         try:
-            response = await self._client.get(url, timeout=timeout_s)
-            return response.status_code, response.json()
-        except self._failures as error:
+            async with asyncio.timeout(timeout_s), self._client.stream("GET", url, timeout=timeout_s) as response:
+                body = await _beginning(response, LONGEST_LIST)
+                return response.status_code, json.loads(body) if response.status_code == 200 else None
+        except (*self._failures, TimeoutError) as error:
             return None, _reason(error)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None, "answered with something that is not JSON"
 
     async def _read(self, url: str, body: bytes, items: queue.SimpleQueue[Item]) -> None:
@@ -150,7 +155,7 @@ class HttpStreams:
                 if response.status_code != 200:
                     items.put(await _failure(response))
                     return
-                async for line in response.aiter_lines():
+                async for line in _lines(response):
                     if not line.startswith("data:"):
                         continue
                     if (text := line[len("data:") :].strip()) == "[DONE]":
@@ -160,25 +165,53 @@ class HttpStreams:
             items.put(HttpFailure(None, "ended the stream before the answer was complete"))
         except self._failures as error:
             items.put(HttpFailure(None, _reason(error)))
-        except ValueError:
+        except (ValueError, RecursionError):
             items.put(HttpFailure(None, "sent an event that is not JSON"))
+        except _TooLong:
+            items.put(HttpFailure(None, f"sent an event of more than {LONGEST_EVENT // 1_000_000} MB"))
+
+
+class _TooLong(Exception):
+    """A line that does not end."""
+
+
+async def _lines(response: Any) -> AsyncIterator[str]:
+    """The lines of a stream as they come. raises _TooLong, ValueError for bytes that are no text"""
+    rest: list[bytes] = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        *ended, last = chunk.split(b"\n")
+        for line in ended:
+            yield b"".join((*rest, line)).decode()
+            rest, size = [], 0
+        rest.append(last)
+        size += len(last)
+        if size > LONGEST_EVENT:
+            raise _TooLong
+    yield b"".join(rest).decode()
+
+
+async def _beginning(response: Any, most: int) -> bytes:
+    """The body, or its beginning: a little more than `most` bytes."""
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > most:
+            break
+    return body
 
 
 async def _failure(response: Any) -> HttpFailure:
     from chatbridge.serve.vllm.wire import message_of
 
-    body = b""
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > LONGEST_ERROR:
-            break
+    body = await _beginning(response, LONGEST_ERROR)
     try:
         reason = message_of(json.loads(body))
-    except ValueError:
-        reason = body.decode("utf-8", "replace").strip()[:500]
+    except (ValueError, RecursionError):
+        reason = in_one_line(body.decode("utf-8", "replace"))
     after = response.headers.get("retry-after", "")
     told = f"refused the request: {reason}" if reason else "refused the request"
-    return HttpFailure(response.status_code, told, float(after) if after.isdigit() else None)
+    return HttpFailure(response.status_code, told, min(float(after), MOST_RETRY_S) if after.isdecimal() else None)
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.models.language import GenerateOptions
 
+MOST_ID = 2**31 - 1
 ID = "token_id:"  # what return_tokens_as_token_ids puts before the number of a token
 
 
@@ -95,6 +97,15 @@ def tokens_of(event: Any, num_top: int | None = None) -> Tokens:
     num_top   most alternatives to keep for each id; None: log-probabilities were not asked for
     raises    WireError for an event of another shape, or one that reports an error
     """
+    try:
+        return _tokens_of(event, num_top)
+    except WireError:
+        raise
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"it has another shape than vLLM's ({error})") from None
+
+
+def _tokens_of(event: Any, num_top: int | None) -> Tokens:
     if not isinstance(event, Mapping):
         raise WireError(f"expected a JSON object, found {type(event).__name__}")
     if "error" in event:
@@ -106,13 +117,15 @@ def tokens_of(event: Any, num_top: int | None = None) -> Tokens:
     if not isinstance(choices, list):
         raise WireError("it has no choices")
     if not choices:  # the last event, with the usage
-        return Tokens(cached=cached)
+        return Tokens(cached=cached if type(cached) is int and cached >= 0 else None)
     choice = choices[0]
     ids, finish = choice.get("token_ids"), choice.get("finish_reason")
     if ids is None and (choice.get("text") or finish is None):
         raise WireError("it has no token_ids; this needs vLLM 0.11 or later, which knows return_token_ids")
     logprobs = tuple(_logprobs(choice.get("logprobs"), num_top, len(ids or ()))) if num_top is not None else ()
-    return Tokens(tuple(map(int, ids or ())), logprobs, finish, cached)
+    if not all(type(one) is int and 0 <= one <= MOST_ID for one in ids or ()):
+        raise WireError("its token_ids are not numbers of tokens")
+    return Tokens(tuple(ids or ()), logprobs, finish, cached if type(cached) is int and cached >= 0 else None)
 
 
 def message_of(content: Any) -> str:
@@ -130,6 +143,8 @@ def _logprobs(given: Any, num_top: int, num_ids: int) -> Iterator[tuple[float, t
     tops = given.get("top_logprobs") or [None] * num_ids
     for own, top in zip(given["token_logprobs"], tops, strict=True):
         ranked = sorted(((_id(name), float(value)) for name, value in (top or {}).items()), key=lambda one: -one[1])
+        if any(math.isnan(value) for value in (float(own), *(value for _, value in ranked))):
+            raise WireError("a log-probability is not a number")
         yield float(own), tuple(ranked[:num_top])
 
 

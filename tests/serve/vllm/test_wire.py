@@ -6,6 +6,9 @@ import base64
 import io
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -13,8 +16,10 @@ import torch
 
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.models.language import GenerateOptions
+from chatbridge.serve.vllm import http_streams
 from chatbridge.serve.vllm.servers import Servers
 from chatbridge.serve.vllm.wire import Tokens, WireError, request_body, tokens_of
+from tests.helpers.local_server import running
 
 STOPS = Stops([(7,), (8, 9)], ("###",), str)
 
@@ -47,6 +52,13 @@ def test_events_are_read_strictly():
         ({"choices": [{"text": "a", "finish_reason": None}]}, "vLLM 0.11"),
         ({"choices": [{**entry, "logprobs": None}]}, "not as many log-probabilities"),
         ({"choices": [{**entry, "logprobs": {"token_logprobs": [-1.0], "top_logprobs": [{"a": -1}]}}]}, "token_id:N"),
+        ({"choices": [{**entry, "logprobs": {**logprobs, "token_logprobs": [float("nan")]}}]}, "not a number"),
+        ({"choices": [{**entry, "logprobs": {**logprobs, "token_logprobs": ["x"]}}]}, "another shape"),
+        ({"choices": [{**entry, "logprobs": {**logprobs, "top_logprobs": [[1]]}}]}, "another shape"),
+        ({"choices": ["text"]}, "another shape"), ({"choices": [{**entry, "token_ids": 5}]}, "another shape"),
+        ({"choices": [{**entry, "token_ids": ["5"]}]}, "not numbers of tokens"),
+        ({"choices": [{**entry, "token_ids": [-1]}]}, "not numbers of tokens"),
+        ({"choices": [{**entry, "token_ids": [2**40]}]}, "not numbers of tokens"),
     ):  # fmt: skip
         with pytest.raises(WireError, match=said):
             tokens_of(event, 1)
@@ -79,3 +91,48 @@ def test_many_threads_share_the_servers():
     first, _ = servers.take() or ("", "")
     servers.give_back(first, "gone", is_down=True)
     assert (servers.take() or ("",))[0] not in ("", first) and servers.take([*servers.urls]) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<html>maintenance</html>", "ended the stream"),
+        (b"data: " + b"[" * 50_000 + b"\n\n", "not JSON"),
+        (b"data: \xff\xfe\n\n", "not JSON"),
+        (b"data: " + b"x" * 2_000, "more than 0 MB"),
+        (b'data: {"choices": [{"te', "not JSON"),
+    ],
+    ids=["a page", "deep", "bytes", "endless", "half"],
+)
+def test_a_stream_of_something_else_is_said(monkeypatch: pytest.MonkeyPatch, content: bytes, said: str):
+    """fails when a request waits for its time limit, or memory, because of what another program sends"""
+    monkeypatch.setattr(http_streams, "LONGEST_EVENT", 1_000 if said.startswith("more") else 1_000_000)
+    with answering(content) as url:
+        streams = http_streams.HttpStreams(5.0, 5.0, {})
+        try:
+            found = streams.post(url, b"{}").next(10)
+            assert isinstance(found, http_streams.HttpFailure) and said in found.reason
+            status, list_ = streams.get(url, 5.0)
+            assert status is None and "not JSON" in list_
+        finally:
+            streams.close()
+
+
+@contextmanager
+def answering(content: bytes) -> Iterator[str]:
+    """A server that answers everything so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *given: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with running(server, threading.Event()) as url:
+        yield url
