@@ -2,7 +2,7 @@
 
 data        types: samples, batches, segments and losses; seeds: named random streams
 processes   dist: ranks; rendezvous: how ranks meet; lost_ranks: errors of a rank whose peer has ended; threads: threads
-            per process; process_pool: tasks that may hang or crash
+            per process; process_pool: tasks that may hang or crash; forked: what a forked child renews
 files       safe_files: atomic replacement, locks, appended lines; one_process: one writer of an output; file_kind:
             what a file is by its first bytes;
             file_names: hidden files; text_repair: invalid characters

@@ -177,10 +177,11 @@ class TokenSampler:
 
     def _read_back(self, chosen: Tensor, logits: Tensor) -> Chosen:
         """Wait for the ids, and for log-probabilities in the same transfer."""
-        asked = [(row, most) for row, most in enumerate(self._top) if most is not None]
+        num_ids = logits.shape[-1]
+        asked = [(row, min(most, num_ids)) for row, most in enumerate(self._top) if most is not None]
         if not asked:
             return Chosen(chosen, chosen.tolist(), {})
-        rows, most = [row for row, _ in asked], min(max(most for _, most in asked), logits.shape[-1])
+        rows, most = [row for row, _ in asked], max(most for _, most in asked)
         logprobs = logits[rows].log_softmax(-1)  # [A, V]
         top = logprobs.topk(most, -1)  # [A, most]
         own = logprobs.gather(1, chosen[rows][:, None])  # [A, 1]

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from chatbridge.common.forked import renew_in_children
 from chatbridge.processors.limits import MB
 
 K = TypeVar("K", bound=Hashable)
@@ -40,6 +41,11 @@ class BoundedCache(Generic[K, V]):
         self._most, self._size_of = int(max_mb * MB), size_of
         self._held: OrderedDict[K, tuple[V, int]] = OrderedDict()  # from the least recently used on
         self._num_bytes = self._hits = self._misses = 0
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """With a lock that nobody holds."""
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
+from chatbridge.common.forked import renew_in_children
 from chatbridge.common.types import Batch, Features
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.models.drawing.positions import MediaPosition, Position
@@ -99,6 +100,11 @@ class PromptCache:
         self._most = max_mb * MB
         self._held: list[_Kept] = []  # from the least recently used on
         self._hits = self._misses = 0
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """With a lock that nobody holds."""
         self._lock = threading.Lock()
 
     def take(self, model: ChatModel, batch: Batch, digests: Digests | None = None) -> tuple[Cache, Batch]:

@@ -6,6 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
+from chatbridge.common.forked import renew_in_children
+
 ENDS = ("stop", "length", "time", "cancelled", "error", "busy")
 TOKENS = ("prompt", "cached", "media", "answer")
 SECONDS = ("waiting", "answering", "stepping")
@@ -22,6 +24,11 @@ class Counters:
             "seconds_total": Counter(dict.fromkeys(SECONDS, 0)),
             "steps_total": Counter({"steps": 0, "rows": 0}),
         }
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """With a lock that nobody holds."""
         self._lock = threading.Lock()
 
     def add(self, name: str, **amounts: float) -> None:

@@ -37,12 +37,19 @@ class RunningRequests:
         self._lanes: list[Lane] = []
         self._beginning: Beginning | None = None
         self._max_batch = self._num_places = max_batch  # places are fewer after memory was short
+        self._num_fitted = 0  # answers since then
         self._searching: Lane | None = None  # the beam search within which others are stepped
 
     @property
     def num(self) -> int:
         """Requests that have a place."""
         return sum(len(lane.requests) for lane in tuple(self._lanes)) + (self._beginning is not None)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Those that have a place."""
+        running = [one for lane in self._lanes for one in lane.requests]
+        return running if self._beginning is None else [*running, self._beginning.request]
 
     def resume(self, request: Request) -> None:
         """Let a request go on whose image was rendered."""
@@ -119,7 +126,7 @@ class RunningRequests:
         return True
 
     def _has_place(self, request: Request) -> bool:
-        running = [one for lane in self._lanes for one in lane.requests]
+        running = self.requests
         if any(one.is_repeated for one in (request, *running)):  # alone, to find the one that fails
             return not running
         return len(running) < self._num_places
@@ -161,7 +168,7 @@ class RunningRequests:
             if not lane.is_torn:
                 raise
             self._repeat([own.request])
-            self._replace(lane, error)
+            self._replace(lane, error, is_joined=True)
 
     def _batch_of(self, cache: Cache) -> BatchLane:
         """The batch that a request joins: models that cannot mask padding have one for each."""
@@ -201,15 +208,19 @@ class RunningRequests:
         lane.is_cut = request.is_to_end(time.monotonic())
         return lane.is_cut
 
-    def _replace(self, lane: Lane, error: Exception) -> None:
+    def _replace(self, lane: Lane, error: Exception, is_joined: bool = False) -> None:
         """After a step that failed: what was read is undefined. A request alone ends; of several, each is tried again
-        by itself, since one of them may be the reason, and its caller notices nothing but the delay."""
+        by itself, since one of them may be the reason, and its caller notices nothing but the delay.
+
+        is_joined   whether another request was about to join, and may be the reason
+        """
         self._lanes.remove(lane)
         requests = lane.requests
         if isinstance(error, torch.OutOfMemoryError):
-            self._num_places = max(len(requests) // 2, 1)
+            self._num_places, self._num_fitted = max(len(requests) // 2, 1), 0
             self._beginnings.forget()
-        if len(requests) == 1 or isinstance(lane, SoloLane):
+        is_alone = len(requests) == 1 and not is_joined and not _may_fit(requests[0], error)
+        if is_alone or isinstance(lane, SoloLane):
             for request in requests:
                 self._over(request, "error", Failed(error))
             return
@@ -232,6 +243,9 @@ class RunningRequests:
         self._counters.add("seconds_total", answering=answering)
         if isinstance(event, Finished):
             self._counters.add("tokens_total", answer=len(event.ids))
+            self._num_fitted += 1
+            if self._num_fitted >= 2 * self._num_places < 2 * self._max_batch:
+                self._num_places, self._num_fitted = self._num_places + 1, 0
         request.events.put(event)
         request.is_over.set()
 
@@ -242,6 +256,13 @@ class RunningRequests:
         requests = [*(one for lane in lanes for one in lane.requests), *([own.request] if own else []), *waiting]
         for request in requests:
             self._over(request, "error", Failed(error))
+
+
+def _may_fit(request: Request, error: Exception) -> bool:
+    """Whether memory was short that the caches, or other requests, had; once for each request."""
+    is_new = isinstance(error, torch.OutOfMemoryError) and not request.was_short and not request.is_repeated
+    request.was_short |= is_new
+    return is_new
 
 
 __all__ = ["RunningRequests"]

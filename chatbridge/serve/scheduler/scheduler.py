@@ -5,15 +5,18 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
+from typing import Any
 
 import torch
 
+from chatbridge.common.forked import renew_in_children
 from chatbridge.common.log import get_logger
 from chatbridge.models.chat_model import ChatModel
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.serve.backend import Busy, Unavailable
 from chatbridge.serve.scheduler.beginnings import Beginnings
 from chatbridge.serve.scheduler.counters import Stats
+from chatbridge.serve.scheduler.pace import Pace
 from chatbridge.serve.scheduler.requests import CLOSED, Request
 from chatbridge.serve.scheduler.running_requests import RunningRequests
 from chatbridge.serve.scheduler.waiting_requests import WaitingRequests
@@ -32,11 +35,26 @@ class Scheduler:
 
     def __init__(self, model: ChatModel, beginnings: Beginnings, limits: ChatLimits) -> None:
         self.model, self.limits, self.counters = model, limits, beginnings.counters
+        self._beginnings = beginnings
+        self._begin_empty()
+        self._of_parent: tuple[Any, ...] = ()
+        _all.add(self)
+        renew_in_children(self)
+
+    def _begin_empty(self) -> None:
         self._waiting = WaitingRequests()
-        self._running = RunningRequests(model, beginnings, self._waiting, limits.max_batch)
+        self._running = RunningRequests(self.model, self._beginnings, self._waiting, self.limits.max_batch)
         self._changed = self._waiting.changed
         self._thread: threading.Thread | None = None  # guarded by _changed
-        _all.add(self)
+        self._pace = Pace()
+
+    def renew(self) -> None:
+        """Begin without requests and without a thread, as a forked child has to: those of its parent stay there."""
+        # not freed: a thread of the parent may have been within the allocator of the device
+        self._of_parent = self._of_parent, self._running, self._waiting
+        is_closed = self._waiting.is_closed
+        self._begin_empty()
+        self._waiting.is_closed = is_closed
 
     def submit(self, request: Request) -> None:
         """Let a request wait for its place. raises Busy when too many wait, Unavailable once it is closed"""
@@ -111,6 +129,9 @@ class Scheduler:
         if self.model.device.type == "cuda":
             torch.cuda.set_device(self.model.device)  # each thread has its own
         while self._has_work():
+            if self._pace.should_wait([*self._running.requests, *self._waiting.all()]):
+                self._pace.wait()
+                continue
             try:
                 has_done = self._running.turn()
             except BaseException as error:  # a bug of the scheduler: nobody may wait for an answer in vain

@@ -47,6 +47,11 @@ class WaitingRequests:
                 self._requests.remove(one)
         return ended
 
+    def all(self) -> list[Request]:
+        """All of them, which go on waiting."""
+        with self.changed:
+            return list(self._requests)
+
     def take_all(self) -> list[Request]:
         """All of them."""
         with self.changed:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from chatbridge.common.errors import MediaError
+from chatbridge.common.forked import renew_in_children
 from chatbridge.common.process_pool import LostTask, ProcessPool
 from chatbridge.processors.image_file import read_image
 from chatbridge.processors.limits import ChatLimits, Limits
@@ -70,9 +71,14 @@ class UploadReader:
     ) -> None:
         self.read_file, self.limits = _ReadFile(processors), limits
         self.kept = KeptUploads(limits.upload_cache_mb, limits.max_file_mb)
-        self._free: queue.SimpleQueue[_ForkServer] = queue.SimpleQueue()
         num_fork_servers = num_fork_servers if can_fork() else 0
         self._fork_servers = [_ForkServer(self.read_file, limits.time_limit_s) for _ in range(num_fork_servers)]
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """With all fork servers free, as none of this process is used yet."""
+        self._free: queue.SimpleQueue[_ForkServer] = queue.SimpleQueue()
         for server in self._fork_servers:
             self._free.put(server)
 
@@ -172,14 +178,15 @@ class _ForkServer:
         child_end.close()
         with suppress(OSError):  # the child does the same; either may come first
             os.setpgid(pid, pid)
-        self._end = weakref.finalize(self, _end, pid, self.pipe, os.getpid())
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, _end, pid, self.pipe, self._owner)
 
     def stop(self) -> None:
         self._end()
 
     def send(self, request: ReadRequest) -> Any:
         """The result of a request, or LostTask. A fork server that died is replaced at the next request."""
-        if not self._end.alive:
+        if not self._end.alive or self._owner != os.getpid():  # that of a parent answers the parent
             self.start()
         try:
             self.pipe.send(request)

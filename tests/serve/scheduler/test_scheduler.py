@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import select
+import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -293,3 +296,85 @@ def test_others_are_answered_while_beams_are_searched(engine, world, limited: Li
     assert stopped.is_over(10)
     stats: Any = own.stats()
     assert stats["running"] == 0 and stats["requests_total"]["cancelled"] == 3 and stats["requests_total"]["time"] == 1
+
+
+def test_a_request_that_joins_does_not_end_one_that_runs(engine, limited: Limited):
+    """fails when a running answer ends because memory is short for another request, or an answer ends although the
+    caches, which are given up then, had that memory"""
+    own = limited(max_batch=4)
+    asked: list[Asked] = [(TEXT, replace(SHORT, max_new_tokens=40), PLAIN), ((user("and why ?"),), SHORT, PLAIN)]
+    wanted = alone(own, asked)
+    faults: list[str] = []
+
+    def fault(module: Any, given: tuple[Any, ...]) -> None:
+        running = [len(lane.requests) for lane in own.scheduler._running._lanes]
+        reads_another = (
+            own.scheduler._running._beginning is None and not len(own.scheduler._waiting) and given[0].shape[1] == 1
+        )
+        if not faults and running == [1] and reads_another and own.stats()["tokens_total"]["prompt"] > first:  # pyright: ignore
+            faults.append("joining")
+            raise torch.OutOfMemoryError("no memory")
+
+    own.forget()
+    with closing(own.stream(*asked[0][:2])) as running:
+        next(running)
+        first = own.stats()["tokens_total"]["prompt"]  # pyright: ignore
+        hook = engine.model.language.register_forward_pre_hook(fault)
+        assert seen(own.answer(*asked[1])) == wanted[1]
+        *_, whole = running
+    hook.remove()
+    assert faults and seen(whole) == wanted[0]
+    faults.clear()
+
+    def once(module: Any, given: tuple[Any, ...]) -> None:
+        if own.prompt_cache.counts().num_entries and given[0].shape[1] == 1 and own.scheduler._running._lanes:
+            faults.append("alone")
+            raise torch.OutOfMemoryError("no memory")
+
+    hook = engine.model.language.register_forward_pre_hook(once)
+    assert seen(own.answer(*asked[0])) == wanted[0] and faults == ["alone"]
+    hook.remove()
+    assert own.scheduler._running._num_places < 4
+    for _ in range(12):
+        own.answer(TEXT, replace(SHORT, max_new_tokens=1))
+    assert own.scheduler._running._num_places == 4, "the places are given back once memory suffices"
+
+
+def test_a_forked_child_has_an_engine_of_its_own(engine, world, limited: Limited):
+    """fails when an engine hangs in a child process that was forked while it answered, or they share a file reader"""
+    own = limited()
+    image = color_question(own, world, "image")
+    wanted = own.answer(image, SHORT).text
+    end, start = os.pipe()
+    with closing(own.stream(TEXT, LONG)) as running:
+        next(running)
+        with own.scheduler._changed, own.prompt_cache._lock:
+            pid = os.fork()
+        if pid == 0:  # no test of this one goes on there
+            with suppress(BaseException):
+                own.forget()
+                own.reader.attach(world.files["image"])
+                os.write(start, own.answer(image, SHORT).text.encode())
+            os._exit(0)
+        assert not next(running).is_done
+    os.close(start)
+    found = b""
+    while select.select([end], [], [], 20)[0] and (more := os.read(end, 4096)):
+        found += more
+    os.close(end)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert found.decode() == wanted
+
+
+def test_an_answer_stays_close_to_its_reader(engine, limited: Limited):
+    """fails when the model goes on while the only reader of an answer has no time, so that Ctrl-C comes late; or waits
+    for ever for one that does not read, or for one reader while others have asked"""
+    own = limited()
+    with closing(own.stream(TEXT, LONG)) as stream:
+        time.sleep(0.15)
+        assert next(stream).num_tokens <= 4
+        assert stream._request.events.qsize() <= 6
+        others = own.answer(TEXT, SHORT)
+        assert others.is_done and stream._request.events.qsize() >= 8, "nobody waits for a reader who is not alone"
+    assert own.stream(TEXT, replace(LONG, max_new_tokens=40, min_new_tokens=40)).is_over(20)
