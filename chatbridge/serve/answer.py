@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from chatbridge.common.text_repair import is_valid, repaired
@@ -49,6 +49,16 @@ class Answer:
     def message(self) -> Message:
         """The answer as a turn that a conversation can continue from."""
         return Message("assistant", self.parts)
+
+
+def finished_parts(answers: Iterable[Answer]) -> Iterator[Part]:
+    """The parts of a growing answer, each once it cannot change any more."""
+    num_given = 0
+    for answer in answers:
+        is_complete = answer.is_done or isinstance(next(reversed(answer.parts), None), Drawing)
+        complete = answer.parts if is_complete else answer.parts[:-1]
+        yield from complete[num_given:]
+        num_given = max(num_given, len(complete))
 
 
 def partial_parts(layout: Layout, ids: Sequence[int], drawn: Sequence[Drawn] = ()) -> tuple[Part, ...]:

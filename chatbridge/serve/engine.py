@@ -6,16 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor
-
-from chatbridge.common.errors import MediaError, nearest
-from chatbridge.common.types import Batch, Sample
+from chatbridge.common.types import Batch
 from chatbridge.conversation.layout import Layout
-from chatbridge.conversation.messages import Conversation, Drawing, Media, Message, Part, Text, media_parts, user
+from chatbridge.conversation.messages import Conversation, Message, Part, Text, user
 from chatbridge.conversation.question_form import QuestionForm
-from chatbridge.datasets.collate import collate
 from chatbridge.experiment.build import build_chat, check_drawing
 from chatbridge.experiment.open import as_trained, config_of, open_chat
 from chatbridge.experiment.roots import Chat
@@ -27,20 +23,21 @@ from chatbridge.models.language import GenerateOptions
 from chatbridge.models.language.answer_options import AnswerOptions, options_from
 from chatbridge.processors.limits import ChatLimits
 from chatbridge.processors.media_processor import with_limits
-from chatbridge.serve.answer import Answer, without_lone_surrogates
+from chatbridge.serve.answer import Answer, finished_parts, without_lone_surrogates
 from chatbridge.serve.answer_stream import AnswerStream
 from chatbridge.serve.caches.encoded_media import EncodedMedia
 from chatbridge.serve.caches.prompt_cache import PromptCache
 from chatbridge.serve.context_length import check_media_count, fit_prompt
+from chatbridge.serve.conversation_inputs import ConversationInputs
 from chatbridge.serve.growing_answer import GrowingAnswer
-from chatbridge.serve.message_inputs import check_message, check_question, is_waveform, parts_of
+from chatbridge.serve.message_inputs import check_question, is_waveform
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.request import PLAIN, RequestSettings
 from chatbridge.serve.scheduler import Request, Scheduler
 from chatbridge.serve.scheduler.beginnings import Beginnings
 from chatbridge.serve.scheduler.requests import CLOSED
 from chatbridge.serve.token_texts import TokenTexts
-from chatbridge.serve.uploads.upload_parts import Attachment, DecodedMedia
+from chatbridge.serve.uploads.upload_parts import Attachment
 from chatbridge.serve.uploads.upload_reader import UploadReader
 
 UNCOUNTED = "log-probabilities are of answers without beams and drawings; set num_beams to 1, or do not ask for them"
@@ -83,7 +80,9 @@ class ChatEngine:
         self.reader = UploadReader(self.processors, self.limits)
         self.prompt_cache = PromptCache(self.limits.prompt_cache_mb)
         self.encoded = EncodedMedia(self.limits.media_cache_mb)
-        beginnings = Beginnings(self.model, self.prompt_cache, self.encoded, lambda: self.artist, self._encoder_input)
+        self._inputs = ConversationInputs(self.processors, self.reader)
+        read_image = self._inputs.of_image
+        beginnings = Beginnings(self.model, self.prompt_cache, self.encoded, lambda: self.artist, read_image)
         self.scheduler = Scheduler(self.model, beginnings, self.limits)
         self._texts = TokenTexts(layout.tokenizer)
 
@@ -130,9 +129,7 @@ class ChatEngine:
 
         modality   read it as this one; None: the content decides, and a video brings its audio track
         """
-        if modality is not None:
-            self._require(modality)
-        return self.reader.attach(path, modality)
+        return self._inputs.attach(path, modality)
 
     def reply(self, turn: Any, options: GenerateOptions | Mapping[str, Any] | None = None, **settings: Any) -> str:
         """The text that answers one turn, or a conversation; `reply_parts` gives its images too.
@@ -163,9 +160,6 @@ class ChatEngine:
             raise TypeError("reply accepts Messages only, or the parts of one turn, not both in one list")
         return self.answer((user(*self.turn(items)),), chosen)
 
-    def _media_of(self, path: Path) -> tuple[Media, ...]:
-        return self.attach(path).media
-
     def answer(
         self,
         conversation: Conversation,
@@ -178,16 +172,7 @@ class ChatEngine:
 
     def parts(self, conversation: Conversation, options: GenerateOptions | None = None) -> Iterator[Part]:
         """The parts of the answer, each as soon as it is complete; see `stream`."""
-        return self._parts(self.stream(conversation, options))
-
-    @staticmethod
-    def _parts(answers: Iterator[Answer]) -> Iterator[Part]:
-        num_given = 0
-        for answer in answers:
-            is_complete = answer.is_done or isinstance(next(reversed(answer.parts), None), Drawing)
-            complete = answer.parts if is_complete else answer.parts[:-1]
-            yield from complete[num_given:]
-            num_given = max(num_given, len(complete))
+        return finished_parts(self.stream(conversation, options))
 
     def stream(
         self,
@@ -220,27 +205,15 @@ class ChatEngine:
             raise ValueError(BEAMS)
         if settings.top_logprobs is not None and (options.num_beams > 1 or self.layout.template.drawing_ids):
             raise ValueError(UNCOUNTED)
-        self._check(conversation)
+        self._inputs.check(conversation)
         conversation = tuple(without_lone_surrogates(message) for message in conversation)
         check_question(conversation, self.modalities)
         fitted = fit_prompt(conversation, self.layout, self._context_length, options.max_new_tokens)
         room = fitted.max_new_tokens
         options = replace(options, max_new_tokens=room, min_new_tokens=min(options.min_new_tokens, room))
-        conversation = self._read(fitted.conversation)
-        digests: dict[str, list[bytes]] = {}
-        for item in media_parts(conversation):
-            digests.setdefault(item.modality, []).append(cast("DecodedMedia", item.ref).digest)
+        conversation, digests = self._inputs.decoded(fitted.conversation)
         layout = self.layout.stopping_at(settings.stop)
         return Request(self.prompts([conversation]), digests, options, layout, settings, asked_at), fitted.notes
-
-    def _read(self, conversation: Conversation) -> Conversation:
-        """The conversation with its media as the inputs of their encoders. raises MediaError"""
-        return tuple(replace(one, parts=tuple(map(self._read_part, one.parts))) for one in conversation)
-
-    def _read_part(self, part: Part) -> Part:
-        if isinstance(part, Text) or (media := part.image if isinstance(part, Drawing) else part) is None:
-            return part
-        return part if isinstance(media.ref, DecodedMedia) else replace(part, ref=DecodedMedia(self._input(media)))
 
     @property
     def _context_length(self) -> int | None:
@@ -251,19 +224,7 @@ class ChatEngine:
 
         raises   MediaError for a media item that cannot be read
         """
-        samples = [Sample("chat", "chat", one, tuple(map(self._input, media_parts(one)))) for one in conversations]
-        return collate(samples, self.layout, prompt=True).to(self.model.device)
-
-    def _input(self, item: Media) -> Tensor:
-        """The input of its encoder. A separate process reads files; decoded media are not read again."""
-        if isinstance(item.ref, DecodedMedia):
-            return item.ref.tensor
-        if isinstance(item.ref, Tensor):
-            return self.processors[item.modality](item.ref, None)
-        if not isinstance(item.ref, (str, Path, bytes)):
-            accepted = "a path, the bytes of a file, or a tensor"
-            raise TypeError(f"Media({item.modality!r}, ...) accepts {accepted}, found {type(item.ref).__name__}")
-        return self.reader.read(item.modality, item.ref).tensor
+        return self._inputs.prompts(conversations, self.layout).to(self.model.device)
 
     def turn(self, items: Sequence[Any]) -> tuple[Part, ...]:
         """Text, files and data in memory as typed, decoded parts of a turn, see `message_inputs`.
@@ -271,23 +232,7 @@ class ChatEngine:
         raises   MediaError for a file that cannot be read, NoAnswer for more media than fit, TypeError for other types
         """
         check_media_count(sum(not isinstance(item, (str, Text)) for item in items), self.layout, self._context_length)
-        return tuple(part for item in items for part in parts_of(item, self._media_of, self.processors))
-
-    def _check(self, conversation: Conversation) -> None:
-        for message in conversation:
-            check_message(message)
-        for item in media_parts(conversation):
-            self._require(item.modality)
-
-    def _require(self, modality: str) -> None:
-        if modality not in self.processors:
-            meant = nearest(modality, tuple(self.processors))
-            hint = f"; did you mean {meant}?" if meant else ""
-            accepted = ", ".join(self.processors) or "text only"
-            raise MediaError(f"this model cannot process {modality}; it accepts {accepted}{hint}")
-
-    def _encoder_input(self, image: Tensor) -> Tensor:
-        return self.processors["image"](image, None)
+        return self._inputs.turn(items)
 
     def forget(self) -> None:
         """Free the memory of all that is kept between requests; needed after the weights have changed."""
