@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from chatbridge.conversation.messages import Drawing
+from chatbridge.processors.png_file import png_of
 from chatbridge.serve.session import ChatTurn
 
 
@@ -23,9 +24,7 @@ class DrawnFiles:
 
     def save(self, image: Tensor) -> Path:
         """The new file of an image, uint8[3, H, W]. raises OSError when it cannot be written"""
-        from PIL import Image
-
-        pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()  # [H, W, 3]
+        content = png_of(image)
         self.folder.mkdir(parents=True, exist_ok=True)
         while True:
             self._number += 1
@@ -36,7 +35,7 @@ class DrawnFiles:
                 continue
             try:
                 with file:
-                    Image.fromarray(pixels).save(file, "PNG")
+                    file.write(content)
             except BaseException:  # of a full disk, for example
                 path.unlink(missing_ok=True)
                 raise

@@ -29,6 +29,7 @@ from chatbridge.serve.uploads.upload_parts import Attachment
 
 logger = get_logger(__name__)
 MEDIA_FIRST = QuestionForm()
+STOPPED = "this answer was stopped"  # the note of such a turn, also in saved files
 CLOSING = ".,!?;:)"  # no blank before these
 
 
@@ -155,7 +156,7 @@ def settled(turn: ChatTurn) -> ChatTurn:
     """A turn before the next one begins: an answer that was stopped keeps what was generated."""
     if turn.is_done or turn.problem:
         return turn
-    return replace(turn, is_done=True, notes=(*turn.notes, "this answer was stopped"), rendering=None)
+    return replace(turn, is_done=True, notes=(*turn.notes, STOPPED), rendering=None)
 
 
 def check_size(conversation: Conversation, limits: ChatLimits) -> None:

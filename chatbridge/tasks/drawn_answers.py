@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from chatbridge.conversation.messages import Drawing, Message, Part, Text
 from chatbridge.models.drawing.answers import all_drawn
 from chatbridge.models.drawing.artist import NO_GENERATOR, UNFINISHED, Artist, Drawn
 from chatbridge.processors.image_file import read_image
+from chatbridge.processors.png_file import png_of
 
 SUFFIX = ".drawings"
 OF_A_DRAWING = re.compile(r"\d+_\d+\.png")
@@ -100,7 +100,7 @@ class DrawingFolder:
         if image is None or self.folder is None:
             return None
         path = self.folder / f"{index}_{number}.png"
-        replace_bytes(path, png(image))
+        replace_bytes(path, png_of(image))
         return f"{self.folder.name}/{path.name}"
 
 
@@ -121,15 +121,6 @@ def num_undrawn(line: Mapping[str, Any]) -> int:
 def _drawings_of(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The drawings of a line; earlier versions wrote captions alone, as texts."""
     return [one for one in line.get("drawings", ()) if isinstance(one, dict)]
-
-
-def png(image: Tensor) -> bytes:
-    """uint8[3, H, W] as a PNG file."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(out, "PNG")
-    return out.getvalue()
 
 
 def image_of(folder: Path, part: Mapping[str, Any]) -> Tensor | None:
@@ -164,4 +155,4 @@ def _record_parts(part: Part, path: str | None) -> list[dict[str, Any]]:
     return [{"type": "image", **image}] if image else []
 
 
-__all__ = ["DrawingFolder", "Drawings", "GeneratedAnswer", "answer_of", "image_of", "num_undrawn", "png"]
+__all__ = ["DrawingFolder", "Drawings", "GeneratedAnswer", "answer_of", "image_of", "num_undrawn"]

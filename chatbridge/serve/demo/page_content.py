@@ -5,7 +5,6 @@ Nothing typed, uploaded or generated becomes markup or loads a file.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
 import tempfile
@@ -18,8 +17,10 @@ from torch import Tensor
 
 from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.messages import Drawing, Part, Text
+from chatbridge.processors.png_file import png_of
 from chatbridge.serve.demo.chat_state import STOPPED_EMPTY
 from chatbridge.serve.session import ChatTurn, Session
+from chatbridge.serve.uploads.upload_parts import digest_of
 
 MARKUP = re.compile(r"<[a-zA-Z/!?]|&[#\w]")  # beginnings of an HTML tag or entity; "2 < 3" and "R & D" have none
 # A second defence, should a gradio component render a value as markup: the browser loads nothing from other servers.
@@ -82,13 +83,10 @@ def _answer_part(part: Part) -> Iterator[dict[str, Any]]:
 
 def image_file(image: Tensor) -> Path:
     """A PNG file of an image, uint8[3, H, W]. Equal images are one file; the process removes all when it ends."""
-    from PIL import Image
-
-    pixels = image.permute(1, 2, 0).contiguous().numpy()  # [H, W, 3]
-    name = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
+    name = digest_of(image).hex()
     path = Path(_image_folder().name) / f"{name}.png"
     if not path.exists():
-        Image.fromarray(pixels).save(path)
+        path.write_bytes(png_of(image))
     return path
 
 

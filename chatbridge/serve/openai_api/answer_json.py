@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from chatbridge.common.log import get_logger
 from chatbridge.conversation.messages import Drawing, Part, Text
+from chatbridge.processors.png_file import png_of
 from chatbridge.serve.answer import Answer
 from chatbridge.serve.request import TokenLogprob, Usage
 
@@ -70,11 +70,7 @@ def drawing_json(drawing: Drawing) -> dict[str, Any]:
     """A drawn image as a PNG in a data URL, with its caption; without an image, the caption as text."""
     if not isinstance(drawing.ref, Tensor):
         return {"type": "text", "text": f"[drawing: {drawing.caption}]"}
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(drawing.ref.permute(1, 2, 0).contiguous().cpu().numpy()).save(file, "PNG")  # [H, W, 3]
-    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    url = f"data:image/png;base64,{base64.b64encode(png_of(drawing.ref)).decode()}"
     return {"type": "image_url", "image_url": {"url": url}, "caption": drawing.caption}
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from chatbridge.common.errors import nearest
 from chatbridge.common.safe_files import file_lock, replace_text
 from chatbridge.common.text_repair import repaired, repaired_value
+from chatbridge.processors.limits import MB
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.saved_conversations.loaded_session import Loaded, LoadError, MediaPlace, session_of_record
 from chatbridge.serve.saved_conversations.session_record import answered_turns, new_id, record_of_session
@@ -60,31 +61,22 @@ def save(
     file = file.expanduser()
     turns = _checked(session, file)
     stored = StoredMedia(media_folder(file), file.parent, media)
-    try:
+    with save_errors(file):
         record = record_of_session(session, id, stored, about)
         with one_writer(file):
             lines = [line for line in conversation_lines(file)[0] if _id_of(line) != id]
             replace_text(file, "".join(f"{line}\n" for line in [*lines, as_line(record)]))
-    except CannotStore as error:
-        raise SaveError(str(error)) from None
-    except OSError as error:
-        raise SaveError(f"{error.filename or file}: cannot be written: {error.strerror or error}") from None
     return Saved(file, len(turns), _left_out(session, turns))
 
 
 def save_zip(session: Session, file: Path, id: str, about: Sequence[str] = ()) -> Saved:
     """Write a conversation and its media as one file. raises SaveError"""
     turns = _checked(session, file.with_suffix(ENDING))
-    try:
-        with tempfile.TemporaryDirectory(prefix="chatbridge_save_") as folder:
-            root = Path(folder)
-            stored = StoredMedia(media_folder(root / CONVERSATION), root)
-            (root / CONVERSATION).write_text(as_line(record_of_session(session, id, stored, about)) + "\n", "utf-8")
-            write_zip(root, file)
-    except CannotStore as error:
-        raise SaveError(str(error)) from None
-    except OSError as error:
-        raise SaveError(f"{error.filename or file}: cannot be written: {error.strerror or error}") from None
+    with save_errors(file), tempfile.TemporaryDirectory(prefix="chatbridge_save_") as folder:
+        root = Path(folder)
+        stored = StoredMedia(media_folder(root / CONVERSATION), root)
+        (root / CONVERSATION).write_text(as_line(record_of_session(session, id, stored, about)) + "\n", "utf-8")
+        write_zip(root, file)
     return Saved(file, len(turns), _left_out(session, turns))
 
 
@@ -126,7 +118,7 @@ def _load(
         root = unpacked(file, folder or Path(tempfile.mkdtemp(prefix="chatbridge_loaded_")), limit_mb)
         known.append(root)
         file = root / CONVERSATION
-    if file.stat().st_size > limit_mb * 1e6:
+    if file.stat().st_size > limit_mb * MB:
         raise LoadError(f"{file.name} is larger than {limit_mb:g} MB (evaluation.chat.max_file_mb)")
     lines, _ = conversation_lines(file)
     place = MediaPlace(file.parent, is_confined=not is_trusted, has_media=is_trusted or is_archive)
@@ -153,6 +145,17 @@ def media_folder(file: Path) -> Path:
 def as_line(record: dict[str, Any]) -> str:
     """A JSON line."""
     return repaired(json.dumps(record, ensure_ascii=False))
+
+
+@contextmanager
+def save_errors(file: Path) -> Iterator[None]:
+    """Raise SaveError in place of CannotStore and OSError, which names `file` where it names none."""
+    try:
+        yield
+    except CannotStore as error:
+        raise SaveError(str(error)) from None
+    except OSError as error:
+        raise SaveError(f"{error.filename or file}: cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager

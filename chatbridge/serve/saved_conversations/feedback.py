@@ -24,9 +24,10 @@ from chatbridge.serve.saved_conversations.conversation_file import (
     conversation_lines,
     media_folder,
     one_writer,
+    save_errors,
 )
 from chatbridge.serve.saved_conversations.session_record import is_answered, written
-from chatbridge.serve.saved_conversations.stored_media import CannotStore, StoredMedia
+from chatbridge.serve.saved_conversations.stored_media import StoredMedia
 from chatbridge.serve.session import ChatTurn, Session
 
 KEY = "feedback"  # of `details`
@@ -56,21 +57,15 @@ class Feedback:
         better = repaired(better).strip()
         if is_good and better:
             raise SaveError("a better answer belongs to a vote against the answer")
-        try:
+        with save_errors(self.file):
             record = self._record(id, session[: number + 1], turn, is_good, better, about)
             self._replace(record["id"], as_line(record))
-        except CannotStore as error:
-            raise SaveError(str(error)) from None
-        except OSError as error:
-            raise SaveError(f"{error.filename or self.file}: cannot be written: {error.strerror or error}") from None
         return f"your vote is in {self.file.name}; thank you"
 
     def remove(self, id: str, session: Session, number: int) -> str:
         """Take a vote back. raises SaveError"""
-        try:
+        with save_errors(self.file):
             was_there = self._replace(vote_id(id, _turn(session, number), number), None)
-        except OSError as error:
-            raise SaveError(f"{error.filename or self.file}: cannot be written: {error.strerror or error}") from None
         return "your vote was removed" if was_there else "there was no vote"
 
     def _record(

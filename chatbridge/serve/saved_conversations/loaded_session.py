@@ -14,7 +14,7 @@ from chatbridge.datasets.formats.record_messages import read_messages
 from chatbridge.datasets.media_paths import media_path
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.saved_conversations.session_record import KEY
-from chatbridge.serve.session import ChatTurn, Session
+from chatbridge.serve.session import STOPPED, ChatTurn, Session
 from chatbridge.serve.uploads.upload_parts import Attachment
 
 
@@ -182,7 +182,7 @@ def _about_turns(details: Any, count: int) -> list[Mapping[str, Any]]:
 def _with_details(turn: ChatTurn, about: Mapping[str, Any]) -> ChatTurn:
     notes, tokens = about.get("notes", ()), about.get("tokens", 0)
     notes = tuple(one for one in notes if isinstance(one, str)) if isinstance(notes, list) else ()
-    is_cut = about.get("is_complete") is False and "this answer was stopped" not in notes
+    is_cut = about.get("is_complete") is False and STOPPED not in notes
     is_number = isinstance(tokens, int) and not isinstance(tokens, bool)
     return replace(turn, notes=notes, is_cut=is_cut and turn.is_done, num_tokens=tokens if is_number else 0)
 

@@ -12,7 +12,7 @@ from chatbridge.conversation.messages import Media, Message
 from chatbridge.conversation.text_cleaning import find_markers
 from chatbridge.datasets.formats.record_messages import written_messages
 from chatbridge.serve.saved_conversations.stored_media import StoredMedia, origins_of
-from chatbridge.serve.session import ChatTurn, Session
+from chatbridge.serve.session import STOPPED, ChatTurn, Session
 
 KEY = "chat"  # of `details`: what the turns of a chat have beside their messages
 
@@ -69,7 +69,7 @@ def written(messages: Sequence[Message], session: Session, media: StoredMedia) -
 
 
 def _was_stopped(turn: ChatTurn) -> bool:
-    return "this answer was stopped" in turn.notes
+    return STOPPED in turn.notes
 
 
 __all__ = ["KEY", "answered_turns", "is_answered", "new_id", "record_of_session", "written"]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from chatbridge.conversation.messages import Media
+from chatbridge.processors.png_file import png_of
 from chatbridge.serve.uploads.upload_parts import Attachment
 
 LONGEST_STEM = 40  # characters of the name of the original file
@@ -121,18 +122,9 @@ def plain_name(name: str) -> str:
     )
 
 
-def png_of(image: Tensor) -> bytes:
-    """uint8[3, H, W] as a PNG, which keeps every value."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(out, "PNG")
-    return out.getvalue()
-
-
 def origins_of(attached: Iterable[Attachment]) -> dict[int, Attachment]:
     """id of the decoded content of an item -> the file that was attached."""
     return {id(item.ref): one for one in attached for item in one.media}
 
 
-__all__ = ["CannotStore", "StoredMedia", "origins_of", "plain_name", "png_of"]
+__all__ = ["CannotStore", "StoredMedia", "origins_of", "plain_name"]

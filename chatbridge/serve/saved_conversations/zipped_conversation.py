@@ -8,12 +8,12 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from chatbridge.processors.limits import MB
 from chatbridge.serve.saved_conversations.loaded_session import LoadError
 
 CONVERSATION = "conversation.jsonl"
 MOST_FILES = 1000
 MOST_TIMES = 4  # all files together, in times of the limit of one
-MB = 1_000_000
 BLOCK = 1 << 20  # bytes
 
 
