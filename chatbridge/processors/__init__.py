@@ -3,7 +3,8 @@
 shared         media_processor: the contract and the base class; limits: what a file may cost; media_source: references
                to media, and errors; decoder_messages: the texts of decoders in plain words; piece_choice: which
                frames or slices are taken; description: what decides the output of a processor
-images         image: the processor; image_file: opens files with Pillow; fast_jpeg: usual files by torchvision
+images         image: the processor; image_file: opens files with Pillow; fast_jpeg: usual files by torchvision;
+               png_file: images in memory as files
 videos         video: the processor; video_pyav, video_torchcodec, video_decord: the backends; animated_image: GIF, WebP
                and APNG; video_index, video_keyframes: where exact seeking may start; ts_packet_loss: lost packets;
                container_file: opens files with FFmpeg

@@ -263,6 +263,7 @@ def test_the_core_of_common_works_without_torch(repository: Path):
         "chatbridge/datasets/workers",
         "chatbridge/processors",
         "chatbridge/review",
+        "chatbridge/serve",
     ],
 )
 def test_large_folders_have_a_map(repository: Path, folder: str):
