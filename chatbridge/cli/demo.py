@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
+from chatbridge.cli.arguments import add_check, add_gpu_id, add_options, whole
 from chatbridge.common import log
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.extras import need
@@ -147,9 +149,24 @@ def feedback_of(args: Namespace, model: Model) -> Feedback | None:
     if args.no_feedback:
         return None
     try:
-        return Feedback(args.feedback or model.folder / FEEDBACK)
+        feedback = Feedback(args.feedback or model.folder / FEEDBACK)
+        if args.feedback is not None and not args.check:
+            _check_writable(feedback.file)
     except ValueError as error:
         raise ConfigError([Problem("--feedback", str(error))]) from error
+    except OSError as error:
+        message = f"{args.feedback} cannot be written: {error.strerror or error}"
+        raise ConfigError([Problem("--feedback", message, hint="name another file, or --no-feedback")]) from error
+    return feedback
+
+
+def _check_writable(file: Path) -> None:
+    """raises OSError where votes could not be written; makes the folder"""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "no permission")
 
 
 def check(models: Sequence[Model], configs: Sequence[Chat]) -> int:
@@ -171,7 +188,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     add_check(parser)
     add_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--port", type=whole(1, 65_535), metavar="N", help="default: the first free one from 7860")
     parser.add_argument("--share", action="store_true", help="also create a public address through gradio's servers")
     text = "user:password, or a file with one such line for each user: only they can open the page"
     parser.add_argument("--auth", metavar="USER:PASSWORD|FILE", help=text)

@@ -28,7 +28,7 @@ def most_connections(wanted: int) -> int:
 class CheckedConnection(H11Protocol):
     """HTTP/1.1 as uvicorn speaks it. The times of a request's body and of its answer have limits of their own.
 
-    most      connections at once; further ones are closed
+    most      connections at once; a further one takes the place of one that asks nothing, or is closed
     check_s   an idle connection is closed after this time at least, and twice this time at most
     """
 
@@ -36,10 +36,12 @@ class CheckedConnection(H11Protocol):
     check_s = CHECK_S
     _check: asyncio.TimerHandle | None = None
     _last: Any = None
+    _begun = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.most:
+        self._begun = self.loop.time()
+        if len(self.connections) > self.most and not self._make_room():
             transport.abort()
             return
         self._check = self.loop.call_later(self.check_s, self._close_if_idle)
@@ -49,12 +51,23 @@ class CheckedConnection(H11Protocol):
             self._check.cancel()
         super().connection_lost(exc)
 
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _make_room(self) -> bool:
+        """Close the connection that has asked nothing for longest, rather one that never did; whether there is one."""
+        others = (one for one in self.connections if isinstance(one, CheckedConnection) and one is not self)
+        idle = [one for one in others if one._is_idle and not one.transport.is_closing()]
+        if idle:
+            min(idle, key=lambda one: (one.cycle is not None, one._begun)).transport.abort()
+        return bool(idle)
+
     def _close_if_idle(self) -> None:
         """Close a connection that is as it was: without a new request, or with an answer that nobody reads."""
-        is_idle = self.cycle is None or self.cycle.response_complete
         unread = self.transport.get_write_buffer_size()
-        now = (self.cycle, is_idle, unread)
-        if now == self._last and (is_idle or unread):
+        now = (self.cycle, self._is_idle, unread)
+        if now == self._last and (self._is_idle or unread):
             self.transport.abort()
             return
         self._last = now

@@ -26,7 +26,8 @@ class ServerSettings:
     port: Annotated[int, Range(low=0, high=65535)] = 8000  # 0: any free one
     model_name: tuple[str, ...] = ()  # names of the model in requests; the first one is in the answers
     max_requests: Annotated[int, Range(low=1)] = 256  # requests at once; beyond them the answer is 429
-    # open connections; further ones are closed. The limit of open files of the process (ulimit -n) counts too
+    # open connections; further ones take the places of those that ask nothing. The limit of open files (ulimit -n)
+    # counts too
     max_connections: Annotated[int, Range(low=1)] = 512
     max_choices: Annotated[int, Range(low=1)] = 8  # answers of one request (n)
     max_messages: Annotated[int, Range(low=1)] = 1000  # messages of one request

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from chatbridge.processors.limits import MB
@@ -57,7 +58,14 @@ def _unpack_all(file: Path, root: Path, max_mb: float) -> None:
             left = int(MOST_TIMES * max_mb * MB)
             for one in found:
                 left -= _unpack(archive, one, root, min(left, int(max_mb * MB)), file.name)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:  # damaged, or with a password
+    except FileExistsError:
+        raise LoadError(f"{file.name} has two files of one name") from None
+    except OSError as error:
+        raise LoadError(f"{file.name} cannot be unpacked: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as error:
+        if isinstance(error, LoadError):
+            raise
+        # damaged, or with a password
         raise LoadError(f"{file.name} cannot be unpacked: {error}") from None
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chatbridge.serve.openai_api import http_server
-from chatbridge.serve.openai_api.connections import RESERVED, connection_class, most_connections
+from chatbridge.serve.openai_api.connections import RESERVED, CheckedConnection, connection_class, most_connections
 from tests.helpers.api_server import RunningServer, running
 from tests.helpers.scripted_backend import ScriptedBackend
 
@@ -51,12 +52,29 @@ def test_a_request_that_does_not_arrive_is_given_up(server: RunningServer):
         assert is_closed(quick)  # and then asked nothing more
 
 
-def test_further_connections_are_closed(server: RunningServer):
-    """fails when connections beyond the limit keep others from being accepted"""
-    with opened(server, HALF), opened(server, HALF), opened(server, b"") as third:
-        assert is_closed(third)
-    with opened(server, HALF + b"\r\n") as one:
-        assert one.recv(1000).startswith(b"HTTP/1.1 200")
+def test_whoever_asks_nothing_makes_room():
+    """fails when silent connections up to the limit keep others out, or one that is being answered is closed"""
+    backend = ScriptedBackend()
+    with (
+        running(backend, max_connections=2) as server,
+        opened(server, HALF) as first,
+        opened(server, HALF),
+        opened(server, HALF + b"\r\n") as third,
+    ):
+        assert third.recv(1000).startswith(b"HTTP/1.1 200")
+        assert is_closed(first)
+    busy = [fake(has_asked=True) for _ in range(2)]
+    assert not fake(busy)._make_room()
+    waiting = fake(begun=2.0)
+    assert fake([*busy, waiting, fake(begun=3.0)])._make_room() and waiting.transport.is_closing()
+
+
+def fake(others: Sequence[Any] = (), has_asked: bool = False, begun: float = 0.0) -> Any:
+    one: Any = CheckedConnection.__new__(CheckedConnection)
+    one.connections, one._begun, closed = {*others}, begun, []
+    one.cycle = SimpleNamespace(response_complete=False) if has_asked else None
+    one.transport = SimpleNamespace(abort=lambda: closed.append(1), is_closing=lambda: bool(closed))
+    return one
 
 
 def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -227,3 +228,21 @@ def test_every_missing_file_is_named(engine, tmp_path: Path):
     (tmp_path / "in.jsonl").write_text(json.dumps({"messages": [turns[0], answer, turns[1], answer]}))
     with pytest.raises(LoadError, match=r"(?s)question 1: 0\.jpg.*question 2: 1\.jpg"):
         load(engine, tmp_path / "in.jsonl")
+
+
+def test_a_damaged_archive_is_a_message(engine, tmp_path: Path):
+    """fails when content that does not unpack, or two files of one name, are errors of this program"""
+    line = json.dumps({"messages": [{"role": "user", "content": "hello " * 99}]})
+    file = tmp_path / "chat.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("conversation.jsonl", line)
+    whole, at = file.read_bytes(), file.read_bytes().index(b".jsonl") + len(".jsonl")
+    file.write_bytes(whole[:at] + bytes(255 - one for one in whole[at : at + 8]) + whole[at + 8 :])
+    with pytest.raises(LoadError, match="chat.zip cannot be unpacked"):
+        load(engine, file)
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as archive:
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            archive.writestr("conversation.jsonl", line)
+    with pytest.raises(LoadError, match="two files of one name"):
+        load(engine, file)
