@@ -78,9 +78,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     media.mkdir(parents=True)
     (media / "7.mp4").write_bytes(mp4())
     (media / "7.jpg").write_bytes(jpeg())
-    lines = [block.text for block in BLOCKS if block.language == "json" and '"messages"' in block.text]
+    lines = [block.text for block in BLOCKS if block.language == "json" and '"assistant"' in block.text]
     for name in ("train", "test"):
         (folder / f"my_data/{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "talks.jsonl").write_text(
+        "".join(lines).replace('"path": "', '"path": "my_data/media/'), encoding="utf-8"
+    )
     _write_drawn_conversations(folder / "data/mine")
     write_json(folder / "runs/tiny/eval/metrics.json", {})
     _write_evaluations(folder)
