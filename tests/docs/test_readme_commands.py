@@ -78,7 +78,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     media.mkdir(parents=True)
     (media / "7.mp4").write_bytes(mp4())
     (media / "7.jpg").write_bytes(jpeg())
-    lines = [block.text for block in BLOCKS if block.language == "json" and '"assistant"' in block.text]
+    lines = [block.text for block in BLOCKS if block.language == "json" and '"messages"' in block.text]
+    lines = [line for line in lines if '"assistant"' in line]  # with an answer, which a training needs
     for name in ("train", "test"):
         (folder / f"my_data/{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "talks.jsonl").write_text(
