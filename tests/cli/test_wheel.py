@@ -60,8 +60,10 @@ def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     done = subprocess.run(build, env=environment_of(environment), cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = root.glob("chatbridge-*.whl")
-    into = ["--python", str(environment / "bin/python"), "install", "--no-deps", "--no-index", str(wheel)]
-    done = subprocess.run([*pip, *into], env=environment_of(environment), cwd=root, capture_output=True, text=True)
+    into = ["--python", str(environment / "bin/python"), "install", "--no-compile", "--no-deps", "--no-index"]
+    done = subprocess.run(
+        [*pip, *into, str(wheel)], env=environment_of(environment), cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))  # its own .pth files are not read
