@@ -92,9 +92,12 @@ def test_the_system_error_below_a_library_error_is_found() -> None:
 
 
 WRITES_IN_PLACE = {  # file -> why no process can read half of what it writes
+    "chatbridge/cli/export_hf.py": "in a folder that gets its name when it is whole",
+    "chatbridge/cli/export_vllm.py": "in a folder that gets its name when it is whole",
     "chatbridge/common/safe_files.py": "writes under another name, then replaces",
     "chatbridge/models/checkpoint_manifest.py": "in a folder that gets its name when it is whole",
     "chatbridge/runners/checkpoint.py": "in a folder that gets its name when it is whole",
+    "chatbridge/serve/saved_conversations/conversation_file.py": "in a temporary folder of its own",
     "dataset_prep/web_images.py": "inside Preparation.writing, which replaces",
 }
 

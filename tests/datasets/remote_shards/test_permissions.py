@@ -148,7 +148,7 @@ def test_no_command_line_runs_the_commands_of_a_foreign_run(
     world: MiniWorld, foreign_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     """fails when any command on a foreign run folder executes a command of its resolved.yaml"""
-    monkeypatch.setattr(demo, "build", lambda engine, examples: examples)
+    monkeypatch.setattr(demo, "build", lambda sides, examples, feedback: examples)
     monkeypatch.setattr(demo, "serve", lambda examples, *given: print(f"{len(examples)} examples"))
     questions = write_json(tmp_path / "q.jsonl", [{"id": "a", "messages": [{"role": "user", "content": "what ?"}]}])
     resolved, evaluation = (
