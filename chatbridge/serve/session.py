@@ -22,6 +22,7 @@ from chatbridge.conversation.modalities import IMAGE, MODALITIES
 from chatbridge.conversation.question_form import QuestionForm
 from chatbridge.models.language import GenerateOptions
 from chatbridge.processors.limits import ChatLimits
+from chatbridge.serve.answer import Answer
 from chatbridge.serve.context_length import NoAnswer
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.request import PLAIN, Finish, RequestSettings, Timing, Usage
@@ -139,17 +140,31 @@ def ask(
         conversation = conversation_of((*session, turn))
         check_size(conversation, engine.limits)
         for answer in engine.stream(conversation, options, is_stopped, settings):
-            notes = tuple(dict.fromkeys((*of_files, *answer.notes)))  # each answer has all of its own
-            turn = replace(turn, answer=answer.text, parts=answer.parts, is_done=answer.is_done, notes=notes)
-            turn = replace(turn, num_tokens=answer.num_tokens, is_cut=answer.is_cut)
-            turn = replace(turn, rendering=answer.rendering, rendered=answer.rendered)
-            turn = replace(turn, finish=answer.finish, usage=answer.usage, timing=answer.timing)
+            turn = _answered(turn, answer, of_files)
             yield (*session, turn)
     except (MediaError, NoAnswer) as error:
         yield (*session, replace(turn, problem=str(error)))
     except Exception as error:  # for example a GPU out of memory: other chats continue
         logger.exception("generating an answer failed")
         yield (*session, replace(turn, problem=f"the model failed ({type(error).__name__}: {error})"))
+
+
+def _answered(turn: ChatTurn, answer: Answer, of_files: tuple[str, ...]) -> ChatTurn:
+    """A turn with an answer, whole or so far; of_files: notes about its files."""
+    return replace(
+        turn,
+        answer=answer.text,
+        parts=answer.parts,
+        is_done=answer.is_done,
+        notes=tuple(dict.fromkeys((*of_files, *answer.notes))),  # each answer has all of its own
+        num_tokens=answer.num_tokens,
+        is_cut=answer.is_cut,
+        rendering=answer.rendering,
+        rendered=answer.rendered,
+        finish=answer.finish,
+        usage=answer.usage,
+        timing=answer.timing,
+    )
 
 
 def settled(turn: ChatTurn) -> ChatTurn:
