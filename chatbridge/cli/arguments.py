@@ -27,6 +27,21 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="build everything without memory, print the plan, stop")
 
 
+def add_chat_model(parser: argparse.ArgumentParser) -> None:
+    """The model of the chat, the demo and the server: --cfg-path, --checkpoint, --gpu-id, --check, --options."""
+    parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
+    parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
+    add_gpu_id(parser)
+    add_check(parser)
+    add_options(parser)
+
+
+def require_chat_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the command, which `add_chat_model` has arguments of, if no model is named."""
+    if args.cfg_path is None and args.checkpoint is None:
+        parser.error("give --cfg-path, or --checkpoint with the folder of a run")
+
+
 def run_arguments(
     arguments: Sequence[str] | None, description: str, has_gpu_id: bool = False, epilog: str | None = None
 ) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
+from chatbridge.cli.arguments import add_chat_model, require_chat_model
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.models.language import GenerateOptions
@@ -44,11 +44,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="chatbridge chat", description=DESCRIPTION, epilog=EPILOG, formatter_class=formatter
     )
     parser.set_defaults(media=[])
-    parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
-    parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
-    add_gpu_id(parser)
-    add_check(parser)
-    add_options(parser)
+    add_chat_model(parser)
     _add_question(parser)
     settings = parser.add_argument_group("generation", "replace those of evaluation.generation in the file")
     for name, (kind, text) in SETTINGS.items():
@@ -58,8 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.batch and (args.load is not None or args.save is not None):
         parser.error("--batch asks each question in a conversation of its own; leave out --load and --save")
-    if args.cfg_path is None and args.checkpoint is None:
-        parser.error("give --cfg-path, or --checkpoint with the folder of a run")
+    require_chat_model(parser, args)
     if args.batch and (args.prompt is not None or args.interactive):
         parser.error("--batch reads its questions from stdin; leave out --prompt and --interactive")
     if args.prompt == "-" and args.interactive:

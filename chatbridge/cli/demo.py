@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatbridge.cli.arguments import add_check, add_gpu_id, add_options, whole
+from chatbridge.cli.arguments import add_chat_model, require_chat_model, whole
 from chatbridge.common import log
 from chatbridge.common.errors import ConfigError, Problem
 from chatbridge.common.extras import need
@@ -182,11 +182,7 @@ def check(models: Sequence[Model], configs: Sequence[Chat]) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     parser = argparse.ArgumentParser(description="Chat with a model about images, video and audio in the browser.")
-    parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
-    parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
-    add_gpu_id(parser)
-    add_check(parser)
-    add_options(parser)
+    add_chat_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines")
     parser.add_argument("--port", type=whole(1, 65_535), metavar="N", help="default: the first free one from 7860")
     parser.add_argument("--share", action="store_true", help="also create a public address through gradio's servers")
@@ -202,8 +198,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument("--compare-options", nargs="+", default=[], metavar="KEY=VALUE", help=text)
     parser.add_argument("--compare-gpu-id", type=int, metavar="N", help="GPU of --compare; default: that of --gpu-id")
     args = parser.parse_args(arguments)
-    if args.cfg_path is None and args.checkpoint is None:
-        parser.error("give --cfg-path, or --checkpoint with the folder of a run")
+    require_chat_model(parser, args)
     if args.compare is None and (args.compare_options or args.compare_gpu_id is not None):
         parser.error("--compare-options and --compare-gpu-id belong to --compare, which is not given")
     return args

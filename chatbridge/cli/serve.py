@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from chatbridge.cli.arguments import add_check, add_gpu_id, add_options
+from chatbridge.cli.arguments import add_chat_model, require_chat_model
 from chatbridge.cli.serve_arguments import add_server_settings, server_settings
 from chatbridge.cli.serve_vllm import add_vllm, check_vllm, vllm_backend, vllm_config
 from chatbridge.common import log
@@ -22,6 +23,10 @@ from chatbridge.serve.backend import Backend
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.moved_files import hint_moved_files
 from chatbridge.serve.vllm.front_folder import FRONT, is_front
+
+if TYPE_CHECKING:
+    from chatbridge.serve.openai_api.api_keys import ApiKeys
+    from chatbridge.serve.openai_api.settings import ServerSettings
 
 logger = log.get_logger("serve")
 DESCRIPTION = """Serve a model through the chat API of OpenAI: POST /v1/chat/completions, GET /v1/models, /health,
@@ -53,25 +58,42 @@ def parse_arguments(arguments: Sequence[str] | None) -> Namespace:
         prog="chatbridge serve", description=DESCRIPTION, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--cfg-path", metavar="X.yaml", help="the model: a file of eval_configs/ or train_configs/")
-    parser.add_argument("--checkpoint", metavar="RUN", help="a run folder or step_* folder with the trained tensors")
-    add_gpu_id(parser)
-    add_check(parser)
-    add_options(parser)
+    add_chat_model(parser)
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="the API keys, one per line")
     add_vllm(parser)
     add_server_settings(parser)
     args = parser.parse_args(arguments)
-    if args.cfg_path is None and args.checkpoint is None:
-        parser.error("give --cfg-path, or --checkpoint with the folder of a run")
+    require_chat_model(parser, args)
     return args
 
 
 def serve(args: Namespace) -> int:
     """Everything that can be wrong is reported before the weights are read."""
-    from chatbridge.serve.openai_api.api_keys import ApiKeys, read_keys
     from chatbridge.serve.openai_api.app import build_app
     from chatbridge.serve.openai_api.http_server import HttpServer, open_socket
+
+    config, settings, keys = checked(args)
+    if args.check:
+        print(plan_chat(config, args.gpu_id))
+        return 0
+    if not settings.model_name:
+        settings = replace(settings, model_name=(default_name(args),))
+    with open_socket(settings) as listener:  # before the weights are read: a port that is taken is known at once
+        backend = backend_of(config, args)
+        logger.info("\n".join(backend.about))
+        server = HttpServer(build_app(backend, settings, keys), settings)
+        host, port = listener.getsockname()[:2]
+        place = f"[{host}]" if ":" in host else host
+        logger.info("serving %s at %s://%s:%d/v1", " and ".join(settings.model_name), settings.scheme, place, port)
+        if not settings.is_local and settings.scheme == "http":
+            logger.warning("keys and answers are sent in plain text; use --tls-certificate, or a proxy that has one")
+        server.run_on(listener)
+    return 0
+
+
+def checked(args: Namespace) -> tuple[Chat, ServerSettings, ApiKeys]:
+    """The settings of the model and of the server, and the keys of clients. raises ConfigError with all problems"""
+    from chatbridge.serve.openai_api.api_keys import ApiKeys, read_keys
     from chatbridge.serve.openai_api.settings import ServerSettings
 
     problems: list[Problem] = []
@@ -91,22 +113,7 @@ def serve(args: Namespace) -> int:
         )
     if problems or config is None:
         raise ConfigError(problems)
-    if args.check:
-        print(plan_chat(config, args.gpu_id))
-        return 0
-    if not settings.model_name:
-        settings = replace(settings, model_name=(default_name(args),))
-    with open_socket(settings) as listener:  # before the weights are read: a port that is taken is known at once
-        backend = backend_of(config, args)
-        logger.info("\n".join(backend.about))
-        server = HttpServer(build_app(backend, settings, keys), settings)
-        host, port = listener.getsockname()[:2]
-        place = f"[{host}]" if ":" in host else host
-        logger.info("serving %s at %s://%s:%d/v1", " and ".join(settings.model_name), settings.scheme, place, port)
-        if not settings.is_local and settings.scheme == "http":
-            logger.warning("keys and answers are sent in plain text; use --tls-certificate, or a proxy that has one")
-        server.run_on(listener)
-    return 0
+    return config, settings, keys
 
 
 def opened(args: Namespace) -> Chat:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from inspect import Parameter, Signature
-from typing import Any, Protocol
+from typing import Any
 
 from chatbridge.serve.demo.controls import Control
 from chatbridge.serve.demo.given_panel import escaped
@@ -19,8 +20,9 @@ FETCH = """async () => {
 TOGETHER = 16  # questions of all pages that are answered at once; others wait
 
 
-class Parts(Protocol):
-    """The components; see `gradio_app.Components`."""
+@dataclass
+class Components:
+    """The parts of the page that events read or write."""
 
     box: Any
     chats: list[Any]
@@ -31,7 +33,7 @@ class Parts(Protocol):
     buttons: dict[str, Any]
 
 
-def connect(gr: Any, parts: Parts, handlers: Handlers, controls: Sequence[Control]) -> None:
+def connect(gr: Any, parts: Components, handlers: Handlers, controls: Sequence[Control]) -> None:
     """Inside the `with` of a Blocks: every event of the page."""
     page = _Page(gr, parts, handlers, controls)
     page.questions()
@@ -42,7 +44,7 @@ def connect(gr: Any, parts: Parts, handlers: Handlers, controls: Sequence[Contro
 
 
 class _Page:
-    def __init__(self, gr: Any, parts: Parts, handlers: Handlers, controls: Sequence[Control]) -> None:
+    def __init__(self, gr: Any, parts: Components, handlers: Handlers, controls: Sequence[Control]) -> None:
         self.gr, self.parts, self.handlers, self.controls = gr, parts, handlers, controls
         self.outputs = [parts.box, *parts.chats, parts.given, parts.status, parts.state]
         self.running: list[Any] = []
@@ -184,4 +186,4 @@ def _text(value: Any) -> str:
     return "".join(map(_text, value or ()))
 
 
-__all__ = ["TOGETHER", "Parts", "connect"]
+__all__ = ["TOGETHER", "Components", "connect"]

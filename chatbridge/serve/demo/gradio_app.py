@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.serve.demo.answering import Side
 from chatbridge.serve.demo.chat_state import Chat
 from chatbridge.serve.demo.controls import ANY_SEED, Control, controls_of
-from chatbridge.serve.demo.events import connect
+from chatbridge.serve.demo.events import Components, connect
 from chatbridge.serve.demo.examples import DemoExample
 from chatbridge.serve.demo.given_panel import EMPTY, escaped
 from chatbridge.serve.demo.handlers import Handlers
@@ -28,19 +27,6 @@ UNNUMBERED = "Ask, and attach files with the paper clip"
 NUMBERED = f"{UNNUMBERED}; [1] in the text is the place of the first file, [2] that of the second"
 THUMBS = "A thumb on an answer writes the chat and copies of its files to {} on the machine that runs this page."
 UPLOAD_LIFETIME_S = 24 * 3600
-
-
-@dataclass
-class Components:
-    """The parts of the page that events read or write."""
-
-    box: Any
-    chats: list[Any]
-    given: Any
-    status: Any
-    state: Any
-    controls: list[Any]
-    buttons: dict[str, Any]
 
 
 def build_app(
@@ -170,4 +156,4 @@ def _listed(modalities: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-__all__ = ["TITLE", "Components", "build_app"]
+__all__ = ["TITLE", "build_app"]

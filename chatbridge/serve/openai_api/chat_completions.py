@@ -150,7 +150,7 @@ class ChatCompletions:
 
 def _without_messages(asked: ChatRequest) -> ChatRequest:
     """The request without its media, which may be large; the conversation has them."""
-    return ChatRequest((), asked.options, asked.settings, asked.is_streamed, asked.with_usage)
+    return replace(asked, messages=())
 
 
 async def _encoded(answer: Answer, make: Callable[[], T]) -> T:

@@ -79,6 +79,7 @@ def test_a_client_that_leaves_within_its_body_frees_its_place(server):
     """Fails when half a request keeps its place."""
     one = Connection(server, "Content-Length: 900000")
     one.socket.sendall(b'{"model"')
+    wait_until(lambda: server.server.gate.num_running == 1)
     one.socket.close()
     wait_until(lambda: not server.server.gate.num_running)
 
