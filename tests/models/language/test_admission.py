@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatbridge.conversation.stop_strings import Stops
 from chatbridge.models.language import GenerateOptions, LanguageModel
+from chatbridge.models.language._token_sampling import TokenSampler
 from chatbridge.models.language.cache import Cache
 from chatbridge.models.language.decode import Decoding
 from chatbridge.models.language.embedded_prompts import EmbeddedPrompts
@@ -264,3 +265,15 @@ def test_a_step_waits_for_the_device_once(family: str, monkeypatch: pytest.Monke
         for _ in range(3):
             decoding.step()
     assert (len(read), waits.number) == (3, 0)
+
+
+def test_a_chooser_counts_ids_for_the_least_length_and_knows_small_vocabularies() -> None:
+    """fails when an answer without a penalty never gets past its least length, or when more log-probabilities are asked
+    for than there are ids"""
+    sampler = TokenSampler([2], torch.device("cpu"))
+    sampler.add(replace(TWELVE, min_new_tokens=2), top_logprobs=20)
+    sampler.add(TWELVE, top_logprobs=1)
+    logits = torch.tensor([[0.0, 1.0, 9.0, 2.0]]).expand(2, -1)
+    found = [sampler.next(logits) for _ in range(3)]
+    assert [one.found for one in found] == [[3, 2], [3, 2], [2, 2]]
+    assert [one for one, _ in found[0].logprobs[0].top] == [2, 3, 1, 0] and len(found[0].logprobs[1].top) == 1
