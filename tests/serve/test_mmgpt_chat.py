@@ -11,9 +11,7 @@ import pytest
 import torch
 
 from chatbridge.common.errors import DataError
-from chatbridge.common.types import Sample
-from chatbridge.conversation.messages import Conversation, assistant, media_parts, user
-from chatbridge.datasets.collate import collate
+from chatbridge.conversation.messages import Conversation, assistant, user
 from chatbridge.models.component_tensors import under_base_names
 from chatbridge.models.language import GenerateOptions
 from chatbridge.serve.context_length import NoAnswer
@@ -120,8 +118,7 @@ def test_answers_in_a_batch_equal_single_ones(engine: ChatEngine, world: ChatWor
     shown = color_question(engine, world, "image")
     chats = (shown, TEXT, (*TEXT, assistant("a"), *shown), (user(*shown[0].media * 2, "the ?"),))
     single = [engine.prompts([chat]) for chat in chats]
-    samples = [Sample("x", "x", chat, tuple(map(engine._input, media_parts(chat)))) for chat in chats]
-    together = collate(samples, engine.layout, prompt=True)
+    together = engine.prompts(chats)
     for options in (SHORT, replace(SHORT, num_beams=3)):
         rows = [engine.model.generate(batch, options, engine.layout.stops)[0] for batch in single]
         assert engine.model.generate(together, options, engine.layout.stops) == rows
