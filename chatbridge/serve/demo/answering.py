@@ -50,7 +50,8 @@ def answer(sides: Sequence[Side], chat: Chat, asked: Asked) -> Iterator[Chat]:
     """The chat with one more question, repeatedly while its answers grow. Closing the iterator stops all answers.
 
     Every model works in a thread of its own, so that none waits for the other one or for the page. Nothing is asked
-    with neither text nor files.
+    with neither text nor files. While nothing new comes, the same chat is given again several times a second: the page
+    can close the iterator only between two of them.
     """
     text = asked.text.strip()
     if not text and not asked.files and not any(turn.attached for turn in asked.again):
@@ -58,7 +59,11 @@ def answer(sides: Sequence[Side], chat: Chat, asked: Asked) -> Iterator[Chat]:
     growing = chat.asked(Question(text, tuple(asked.files), tuple(ChatTurn(text) for _ in sides)))
     yield growing
     with closing(_Race(sides, chat, asked)) as race:
-        for side, turn in race:
+        for one in race:
+            if one is None:
+                yield growing
+                continue
+            side, turn = one
             turns = list(growing.questions[-1].turns)
             turns[side] = turn
             growing = growing.answered(turns)
@@ -67,7 +72,7 @@ def answer(sides: Sequence[Side], chat: Chat, asked: Asked) -> Iterator[Chat]:
 
 @dataclass
 class _Race:
-    """Turns of the models in the order in which they come: (side, turn)."""
+    """Turns of the models in the order in which they come: (side, turn); None while none comes."""
 
     sides: Sequence[Side]
     chat: Chat
@@ -75,12 +80,16 @@ class _Race:
     _grown: queue.Queue[tuple[int, ChatTurn | None]] = field(default_factory=lambda: queue.Queue(WAITING))
     _stop: threading.Event = field(default_factory=threading.Event)
 
-    def __iter__(self) -> Iterator[tuple[int, ChatTurn]]:
+    def __iter__(self) -> Iterator[tuple[int, ChatTurn] | None]:
         for side in range(len(self.sides)):
             threading.Thread(target=self._work, args=(side,), name=f"demo-answer-{side}", daemon=True).start()
         going = len(self.sides)
         while going:
-            side, turn = self._grown.get()
+            try:
+                side, turn = self._grown.get(timeout=POLL_S)
+            except queue.Empty:
+                yield None
+                continue
             if turn is None:
                 going -= 1
             else:

@@ -119,8 +119,7 @@ def test_the_stop_button_ends_a_rendering(engine, monkeypatch):
         while not (job.outputs() and "Drawing: a cat" in str(job.outputs()[-1])):
             time.sleep(0.02)
         job.cancel()
-        slow.allow(20)
-        wait_until(lambda: slow.is_over)
+        wait_until(lambda: slow.is_over or slow.allow(1), 10)
         assert slow.num_done < 100
         dictate(engine, monkeypatch, "so .\n")
         chat = client.predict({"text": "and ?", "files": []}, 0, 20, api_name="/chat")[1]
