@@ -68,13 +68,19 @@ class _Page:
             names = (*first, *(one.name for one in self.controls), "chat")
             parameters = [Parameter(one, Parameter.POSITIONAL_OR_KEYWORD) for one in names]
             function.__signature__ = Signature(parameters)
-        self._answers(parts.box.submit, send, [parts.box, *settings], "chat")
-        self._answers(parts.buttons["retry"].click, retry, settings, "retry")
-        self._answers(parts.chats[0].edit, edit, settings, False)
-        for chat in parts.chats:
-            self._answers(chat.retry, retry, settings, False)
-        parts.box.stop(lambda chat: self._shown(do.stopped(chat)), [parts.state], self.outputs,
-                       api_name=False, cancels=self.running, queue=False)  # fmt: skip
+
+        def given(chat: Any) -> str:
+            return do.given(chat)
+
+        done = self._answers(parts.box.submit, send, [parts.box, *settings], "chat")
+        done.then(given, [parts.state], [parts.given], api_name="given", show_progress="hidden")
+        others = [(parts.buttons["retry"].click, retry, "retry"), (parts.chats[0].edit, edit, False)]
+        for event, function, name in (*others, *((chat.retry, retry, False) for chat in parts.chats)):
+            done = self._answers(event, function, settings, name)
+            done.then(given, [parts.state], [parts.given], api_name=False, show_progress="hidden")
+        stopped = parts.box.stop(lambda chat: self._shown(do.stopped(chat)), [parts.state], self.outputs,
+                                 api_name=False, cancels=self.running, queue=False)  # fmt: skip
+        stopped.then(given, [parts.state], [parts.given], api_name=False, show_progress="hidden")
 
     def changes(self) -> None:
         """Events that change the chat without an answer. They end an answer that is being generated."""
@@ -143,29 +149,30 @@ class _Page:
             load, [parts.buttons["load"], parts.state], self.outputs, api_name="load", cancels=self.running
         )
 
-    def _answers(self, event: Callable[..., Any], function: Any, inputs: Sequence[Any], name: str | bool) -> None:
-        self.running.append(
-            event(
-                function, inputs, self.outputs, api_name=name, concurrency_limit=TOGETHER, concurrency_id="answers",
-                show_progress="hidden",
-            )
-        )  # fmt: skip
+    def _answers(self, event: Callable[..., Any], function: Any, inputs: Sequence[Any], name: str | bool) -> Any:
+        made = event(function, inputs, self.outputs, api_name=name, concurrency_limit=TOGETHER,
+                     concurrency_id="answers", show_progress="hidden")  # fmt: skip
+        self.running.append(made)
+        return made
 
     def _streamed(self, views: Iterable[View]) -> Iterator[list[Any]]:
         """Values of the outputs; the box has a stop button in place of its send button until the end."""
-        box, last = self.gr.MultimodalTextbox, None
+        last = None
         for number, view in enumerate(views):
             last = self._shown(view)
-            if number == 0:
-                value = {} if view.box is SAME else {"value": view.box}
-                last[0] = box(**value, submit_btn=False, stop_btn=True)
+            last[0] = self.gr.skip() if number else self._box(view, is_ready=False)
             yield last
         if last is not None:
-            yield [box(submit_btn=True, stop_btn=False), *last[1:]]
+            yield [self.gr.MultimodalTextbox(submit_btn=True, stop_btn=False), *last[1:]]
 
     def _shown(self, view: View) -> list[Any]:
-        box, given = (self.gr.skip() if one is SAME else one for one in (view.box, view.given))
-        return [box, *view.messages, given, _line(view.status), view.chat]
+        given = self.gr.skip() if view.given is SAME else view.given
+        return [self._box(view, is_ready=True), *view.messages, given, _line(view.status), view.chat]
+
+    def _box(self, view: View, is_ready: bool) -> Any:
+        """The input box with its send button, or with a stop button while an answer is generated."""
+        value = {} if view.box is SAME else {"value": view.box}
+        return self.gr.MultimodalTextbox(**value, submit_btn=is_ready, stop_btn=not is_ready)
 
 
 def _line(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,11 @@ class Handlers:
 
     def stopped(self, chat: Chat) -> View:
         """After the stop button: what was generated stays."""
-        return self.view(chat.stopped(), SAME)
+        return self._growing(chat.stopped())
+
+    def given(self, chat: Chat) -> str:
+        """The panel of the last question."""
+        return given_html(self.sides, chat)
 
     def clear(self) -> View:
         """An empty page."""
@@ -144,15 +150,37 @@ class Handlers:
             turns = tuple(refused for _ in self.sides)
             yield self.view(chat.asked(Question(asked.text, tuple(asked.files), turns)), SAME)
             return
-        grown, num_read = chat, 0
-        for grown in answer(self.sides, chat, asked):
-            now = sum(bool(turn.attached) for turn in grown.questions[-1].turns)
-            yield self.view(grown, SAME) if now > num_read else self._growing(grown)
-            num_read = now
-        yield self.view(grown, SAME)
+        with closing(Painted(self.sides)) as panel:
+            for grown in answer(self.sides, chat, asked):
+                yield replace(self._growing(grown), given=panel.of(grown))
 
     def _named(self, values: Sequence[Any]) -> Mapping[str, Any]:
         return dict(zip(self.names, values, strict=True))
+
+
+class Painted:
+    """The panel of a question that is being answered, painted beside the answer, which never waits for it."""
+
+    def __init__(self, sides: Sequence[Side]) -> None:
+        self.sides = sides
+        self._worker = ThreadPoolExecutor(1, "demo-panel")
+        self._painting: Future[str] | None = None
+        self._num_read = 0
+
+    def of(self, chat: Chat) -> Any:
+        """The panel when a model has read the files and it is ready; SAME until then, and after."""
+        num_read = sum(bool(turn.attached or turn.answer) for turn in chat.questions[-1].turns)
+        if num_read > self._num_read and self._painting is None:
+            self._num_read = num_read
+            self._painting = self._worker.submit(given_html, self.sides, chat)
+        if self._painting is None or not self._painting.done():
+            return SAME
+        painted, self._painting = self._painting, None
+        return SAME if painted.exception() else painted.result()
+
+    def close(self) -> None:
+        """Without waiting."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
 
 def text_and_files(message: Any) -> tuple[str, tuple[Path, ...]]:

@@ -46,8 +46,8 @@ def client(address: str) -> Any:
 def ask(client: Any, text: str, *files: Path) -> tuple[list[dict], str]:
     """Sends a message; returns the chat and the panel of what the model was given."""
     message = {"text": text, "files": [gradio_client.handle_file(str(path)) for path in files]}
-    _, chat, given, _ = client.predict(message, 0, TOKENS, api_name="/chat")
-    return chat, given
+    _, chat, _, _ = client.predict(message, 0, TOKENS, api_name="/chat")
+    return chat, client.predict(api_name="/given")
 
 
 def texts(chat: list[dict], role: str) -> list[str]:
