@@ -17,14 +17,16 @@ CSS = """
 #given .media {background: var(--primary-100); color: var(--primary-800); border-radius: 4px; padding: 0 .3em}
 .dark #given .media {background: var(--primary-800); color: var(--primary-100)}
 #given h2 {margin: 1.2em 0 .2em; font-size: 1.05em; overflow-wrap: anywhere}
-#given table {width: 100%; border-collapse: collapse; margin: 0} #given tr, #given td {border: 0 !important}
+#given table {width: 100%; border-collapse: collapse; margin: 0}
+#given table, #given tr, #given td {border: 0 !important}
 #given td {padding: .12em 0 !important}
 #given td:last-child {text-align: right; font-variant-numeric: tabular-nums}
 #buttons {gap: 8px} #buttons button {min-width: 74px; flex: 1 1 74px}
 #status {min-height: 0} #status p {margin: 0; font-size: .9em; opacity: .8; overflow-wrap: anywhere}
 .chat button[aria-label="Share"] {display: none}
 .gallery {flex-wrap: nowrap !important; overflow-x: auto; padding-bottom: 6px; contain: inline-size; width: 100%}
-.gallery > * {flex: 0 0 auto}
+.gallery-item {flex: 0 0 210px; width: 210px}
+.gallery-item > span {display: block} .gallery-item p {white-space: normal !important; margin: 0}
 #fetch {position: absolute; width: 1px; height: 1px; overflow: hidden; opacity: 0; pointer-events: none}
 .gallery-item .container {flex-wrap: wrap; min-width: 0 !important} .gallery-item audio {max-width: 180px}
 @media (max-width: 600px) {.gradio-container .main > .wrap {padding: 12px !important}}
