@@ -11,11 +11,15 @@ from chatbridge.serve.demo.controls import Control
 from chatbridge.serve.demo.given_panel import escaped
 from chatbridge.serve.demo.handlers import SAME, Handlers, View, text_and_files
 
-# The browser saves the file once the hidden link has its address.
-FETCH = """async () => {
-  const link = () => document.querySelector('#fetch a[href], a#fetch[href]');
-  for (let wait = 0; wait < 50 && !link(); wait++) await new Promise(done => setTimeout(done, 50));
-  if (link()) link().click();
+# The browser saves the file that the hidden button holds.
+FETCH = """(file) => {
+  if (!file || !file.url) return;
+  const link = document.createElement('a');
+  link.href = file.url;
+  link.download = file.orig_name || '';
+  document.body.append(link);
+  link.click();
+  link.remove();
 }"""
 TOGETHER = 16  # questions of all pages that are answered at once; others wait
 
@@ -144,7 +148,7 @@ class _Page:
             return self._shown(do.load(file, chat))
 
         saved = parts.buttons["save"].click(save, [parts.state], [parts.buttons["file"], parts.status], api_name="save")
-        saved.then(None, None, None, js=FETCH)
+        saved.then(None, [parts.buttons["file"]], None, js=FETCH)
         parts.buttons["load"].upload(
             load, [parts.buttons["load"], parts.state], self.outputs, api_name="load", cancels=self.running
         )
