@@ -57,6 +57,8 @@ class Feedback:
         better = repaired(better).strip()
         if is_good and better:
             raise SaveError("a better answer belongs to a vote against the answer")
+        if not (better or turn.display.strip()):
+            raise SaveError("the answer is empty; `records` would refuse a file with such a line")
         with save_errors(self.file):
             record = self._record(id, session[: number + 1], turn, is_good, better, about)
             self._replace(record["id"], as_line(record))

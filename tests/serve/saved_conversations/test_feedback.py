@@ -49,6 +49,18 @@ def test_votes_are_trained_on(session, tmp_path: Path):
     assert [one["vote"] for one in kept] == ["up", "down", "down"] and kept[2]["answer"] == "big"
 
 
+def test_a_vote_on_an_empty_answer_does_not_spoil_the_file(session, tmp_path: Path):
+    """fails when one thumb makes a file of votes that no training reads"""
+    votes = Feedback(tmp_path / "votes.jsonl")
+    votes.add("a", session, 0, is_good=True)
+    silent = (session[0], ChatTurn("and ?", (), "", True))
+    for is_good in (True, False):
+        with pytest.raises(SaveError, match="the answer is empty"):
+            votes.add("b", silent, 1, is_good)
+    votes.add("b", silent, 1, is_good=False, better="big")
+    assert len(Records(Records.Config(file=votes.file), "votes")) == 2
+
+
 def test_a_second_vote_replaces_the_first(session, tmp_path: Path):
     """fails when a changed mind counts twice, or another person's vote on an equal answer is replaced"""
     votes = Feedback(tmp_path / "votes.jsonl")
