@@ -95,6 +95,12 @@ def chat_from(mapping: Mapping[str, Any], plugins: Iterable[str], options: Seque
     return parse(Chat, *with_options(mapping, options))
 
 
+def _meant(folder: Path) -> str:
+    """The run beside an absent folder whose name is nearest, as the beginning of a hint."""
+    near = nearest(folder.name, [file.parent.name for file in folder.parent.glob(f"*/{RESOLVED}")])
+    return f"did you mean {folder.parent / near}? " if near else ""
+
+
 def config_of(checkpoint: str | Path) -> Path:
     """The resolved.yaml of a run folder or of one of its checkpoints.
 
@@ -104,8 +110,10 @@ def config_of(checkpoint: str | Path) -> Path:
     if (folder / MANIFEST).is_file():
         folder = folder.resolve().parents[1]
     if not (folder / RESOLVED).is_file():
-        hint = f"expected a run folder (with {RESOLVED} and checkpoints/) or one of its step_* folders"
-        raise ConfigError([Problem("", f"{checkpoint} has no description of its model", hint=hint)])
+        expected = f"expected a run folder (with {RESOLVED} and checkpoints/) or one of its step_* folders"
+        if folder.exists():
+            raise ConfigError([Problem("", f"{checkpoint} has no description of its model", hint=expected)])
+        raise ConfigError([Problem("", f"{checkpoint} does not exist", hint=f"{_meant(folder)}{expected}")])
     return folder / RESOLVED
 
 

@@ -34,6 +34,8 @@ def test_a_run_folder_is_enough(world, tmp_path):
         ChatEngine.from_checkpoint(run)
     with pytest.raises(ConfigError, match="has no description of its model"):
         ChatEngine.from_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match=r"(?s)runs does not exist.*did you mean .*/run\?.*expected a run folder"):
+        ChatEngine.from_checkpoint(tmp_path / "runs")
 
 
 def test_a_chat_needs_no_data(world):
