@@ -83,6 +83,7 @@ def _chats(gr: Any, sides: Sequence[Side], has_thumbs: bool) -> list[Any]:
                         label=as_label(side.name), show_label=bool(side.name), render_markdown=False,
                         sanitize_html=True, feedback_options=thumbs, buttons=["copy"],
                         editable=None if number else "user",
+                        group_consecutive_messages=False,  # gradio cannot edit a text that shares a bubble with a file
                         placeholder="Attach files with the paper clip below, and ask about them.",
                     )
                 )  # fmt: skip

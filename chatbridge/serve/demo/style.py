@@ -23,6 +23,7 @@ CSS = """
 #given td:last-child {text-align: right; font-variant-numeric: tabular-nums}
 #buttons {gap: 8px} #buttons button {min-width: 74px; flex: 1 1 74px}
 #status {min-height: 0} #status p {margin: 0; font-size: .9em; opacity: .8; overflow-wrap: anywhere}
+.chat .message-row:not(:has(.message-content .md)) + .message-buttons-right button[aria-label="Edit"] {display: none}
 .chat button[aria-label="Share"] {display: none}
 .gallery {flex-wrap: nowrap !important; overflow-x: auto; padding-bottom: 6px; contain: inline-size; width: 100%}
 .gallery-item {flex: 0 0 210px; width: 210px}
