@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any
 
+from chatbridge.serve.demo.chat_state import Chat
 from chatbridge.serve.demo.controls import Control
 from chatbridge.serve.demo.given_panel import escaped
 from chatbridge.serve.demo.handlers import SAME, Handlers, View, text_and_files
+from chatbridge.serve.demo.live_chat import LiveChat
 
 # The browser saves the file that the hidden button holds.
 FETCH = """(file) => {
@@ -50,7 +53,7 @@ def connect(gr: Any, parts: Components, handlers: Handlers, controls: Sequence[C
 class _Page:
     def __init__(self, gr: Any, parts: Components, handlers: Handlers, controls: Sequence[Control]) -> None:
         self.gr, self.parts, self.handlers, self.controls = gr, parts, handlers, controls
-        self.outputs = [parts.box, *parts.chats, parts.given, parts.status, parts.state]
+        self.outputs = [parts.box, *parts.chats, parts.given, parts.status]
         self.running: list[Any] = []
 
     def questions(self) -> None:
@@ -58,13 +61,14 @@ class _Page:
         parts, do, gr = self.parts, self.handlers, self.gr
 
         def send(message: Any, *rest: Any) -> Iterator[list[Any]]:
-            yield from self._streamed(do.send(message, rest[:-1], rest[-1]))
+            yield from self._streamed(rest[-1], lambda chat: do.send(message, rest[:-1], chat))
 
         def retry(*rest: Any) -> Iterator[list[Any]]:
-            yield from self._streamed(do.retry(rest[:-1], rest[-1]))
+            yield from self._streamed(rest[-1], lambda chat: do.retry(rest[:-1], chat))
 
         def edit(data: Any, *rest: Any) -> Iterator[list[Any]]:
-            yield from self._streamed(do.edit(_row(data.index), _text(data.value), rest[:-1], rest[-1]))
+            index, text = _row(data.index), _text(data.value)
+            yield from self._streamed(rest[-1], lambda chat: do.edit(index, text, rest[:-1], chat))
 
         edit.__annotations__ = {"data": gr.EditData}  # which is how gradio finds out what the event gives
         settings = [*parts.controls, parts.state]
@@ -73,34 +77,34 @@ class _Page:
             parameters = [Parameter(one, Parameter.POSITIONAL_OR_KEYWORD) for one in names]
             function.__signature__ = Signature(parameters)
 
-        def given(chat: Any) -> str:
-            return do.given(chat)
-
-        done = self._answers(parts.box.submit, send, [parts.box, *settings], "chat")
-        done.then(given, [parts.state], [parts.given], api_name="given", show_progress="hidden")
+        self._panel_after(self._answers(parts.box.submit, send, [parts.box, *settings], "chat"), "given")
         others = [(parts.buttons["retry"].click, retry, "retry"), (parts.chats[0].edit, edit, False)]
         for event, function, name in (*others, *((chat.retry, retry, False) for chat in parts.chats)):
-            done = self._answers(event, function, settings, name)
-            done.then(given, [parts.state], [parts.given], api_name=False, show_progress="hidden")
-        stopped = parts.box.stop(lambda chat: self._shown(do.stopped(chat)), [parts.state], self.outputs,
-                                 api_name=False, cancels=self.running, queue=False)  # fmt: skip
-        stopped.then(given, [parts.state], [parts.given], api_name=False, show_progress="hidden")
+            self._panel_after(self._answers(event, function, settings, name))
+        self._change(parts.box.stop, do.stopped, False)
 
     def changes(self) -> None:
         """Events that change the chat without an answer. They end an answer that is being generated."""
         parts, do = self.parts, self.handlers
-
-        def undo(chat: Any) -> list[Any]:
-            return self._shown(do.undo(chat))
-
-        def clear() -> list[Any]:
-            return self._shown(do.clear())
-
-        ends = {"cancels": self.running, "queue": False}
         for event, name in ((parts.buttons["undo"].click, "undo"), *((chat.undo, False) for chat in parts.chats)):
-            event(undo, [parts.state], self.outputs, api_name=name, **ends)
+            self._change(event, do.undo, name)
         for event, name in ((parts.buttons["clear"].click, "clear"), *((chat.clear, False) for chat in parts.chats)):
-            event(clear, None, self.outputs, api_name=name, **ends)
+            self._change(event, lambda _: do.clear(), name)
+
+    def _change(self, event: Callable[..., Any], change: Callable[[Chat], View], name: str | bool) -> None:
+        """An event that ends an answer. The page is shown a second time: what was on its way may have come after."""
+
+        def changed(live: LiveChat) -> list[Any]:
+            turn, chat = live.begin()
+            view = change(chat)
+            live.put(turn, view.chat)
+            return self._shown(view)
+
+        def again(live: LiveChat) -> list[Any]:
+            return self._shown(self.handlers.view(live.chat, SAME))[1:]
+
+        made = event(changed, [self.parts.state], self.outputs, api_name=name, cancels=list(self.running), queue=False)
+        made.then(again, [self.parts.state], self.outputs[1:], api_name=False, queue=False, show_progress="hidden")
 
     def camera(self) -> None:
         """A photo or a recording joins the files of the box."""
@@ -124,12 +128,12 @@ class _Page:
     def _message_events(self, side: int, chat: Any) -> None:
         parts, do, gr = self.parts, self.handlers, self.gr
 
-        def show(data: Any, state: Any) -> str:
-            return do.show(_row(data.index), side, state)
+        def show(data: Any, live: LiveChat) -> str:
+            return do.show(_row(data.index), side, live.chat)
 
-        def vote(data: Any, state: Any) -> str:
+        def vote(data: Any, live: LiveChat) -> str:
             is_good = data.liked if isinstance(data.liked, bool) else None  # "": the thumb was taken back
-            return _line(do.vote(_row(data.index), side, is_good, state))
+            return _line(do.vote(_row(data.index), side, is_good, live.chat))
 
         show.__annotations__, vote.__annotations__ = {"data": gr.SelectData}, {"data": gr.LikeData}
         chat.select(show, [parts.state], [parts.given], api_name=False, show_progress="hidden")
@@ -140,12 +144,15 @@ class _Page:
         """Saving gives the browser a file, loading takes one."""
         parts, do = self.parts, self.handlers
 
-        def save(chat: Any) -> tuple[str | None, str]:
-            file, message = do.save(chat)
+        def save(live: LiveChat) -> tuple[str | None, str]:
+            file, message = do.save(live.chat)
             return file, _line(message)
 
-        def load(file: str, chat: Any) -> list[Any]:
-            return self._shown(do.load(file, chat))
+        def load(file: str, live: LiveChat) -> list[Any]:
+            turn, chat = live.begin()
+            view = do.load(file, chat)
+            live.put(turn, view.chat)
+            return self._shown(view)
 
         saved = parts.buttons["save"].click(save, [parts.state], [parts.buttons["file"], parts.status], api_name="save")
         saved.then(None, [parts.buttons["file"]], None, js=FETCH)
@@ -159,19 +166,34 @@ class _Page:
         self.running.append(made)
         return made
 
-    def _streamed(self, views: Iterable[View]) -> Iterator[list[Any]]:
-        """Values of the outputs; the box has a stop button in place of its send button until the end."""
+    def _panel_after(self, event: Any, name: str | bool = False) -> None:
+        """The panel of the chat as it is after an answer."""
+
+        def given(live: LiveChat) -> str:
+            return self.handlers.given(live.chat)
+
+        painted = event.then(given, [self.parts.state], [self.parts.given], api_name=name, show_progress="hidden")
+        self.running.append(painted)
+
+    def _streamed(self, live: LiveChat, ask: Callable[[Chat], Generator[View]]) -> Iterator[list[Any]]:
+        """Values of the outputs; the box has a stop button in place of its send button until the end.
+
+        It ends, and with it the answer, once another event of the page has begun."""
+        turn, chat = live.begin()
         last = None
-        for number, view in enumerate(views):
-            last = self._shown(view)
-            last[0] = self.gr.skip() if number else self._box(view, is_ready=False)
-            yield last
+        with closing(ask(chat)) as views:
+            for number, view in enumerate(views):
+                if not live.put(turn, view.chat):
+                    return
+                last = self._shown(view)
+                last[0] = self.gr.skip() if number else self._box(view, is_ready=False)
+                yield last
         if last is not None:
             yield [self.gr.MultimodalTextbox(submit_btn=True, stop_btn=False), *last[1:]]
 
     def _shown(self, view: View) -> list[Any]:
         given = self.gr.skip() if view.given is SAME else view.given
-        return [self._box(view, is_ready=True), *view.messages, given, _line(view.status), view.chat]
+        return [self._box(view, is_ready=True), *view.messages, given, _line(view.status)]
 
     def _box(self, view: View, is_ready: bool) -> Any:
         """The input box with its send button, or with a stop button while an answer is generated."""

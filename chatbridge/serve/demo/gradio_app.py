@@ -11,13 +11,13 @@ from chatbridge.common.extras import need
 from chatbridge.common.text_repair import repaired
 from chatbridge.conversation.modalities import MODALITIES
 from chatbridge.serve.demo.answering import Side
-from chatbridge.serve.demo.chat_state import Chat
 from chatbridge.serve.demo.controls import ANY_SEED, Control, controls_of
 from chatbridge.serve.demo.events import Components, connect
 from chatbridge.serve.demo.examples import DemoExample
 from chatbridge.serve.demo.given_panel import EMPTY, escaped
 from chatbridge.serve.demo.handlers import Handlers
 from chatbridge.serve.demo.kept_chats import KeptChats
+from chatbridge.serve.demo.live_chat import LiveChat
 from chatbridge.serve.engine import ChatEngine
 from chatbridge.serve.saved_conversations.feedback import Feedback
 
@@ -64,7 +64,7 @@ def build_app(
                 _about(gr, sides)
                 if feedback is not None:
                     gr.HTML(f"<p>{escaped(THUMBS.format(feedback.file))}</p>", elem_id="thumbs")
-        state = gr.State(Chat())
+        state = gr.State(LiveChat())
         parts = Components(box, chats, given, status, state, shown, buttons)
         kept = KeptChats(sides, Path(app.GRADIO_CACHE) / "chats", feedback)
         connect(gr, parts, Handlers(sides, kept, [one.name for one in controls]), controls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -52,16 +52,16 @@ class Handlers:
     def __post_init__(self) -> None:
         self._default = self.sides[0].engine.generation
 
-    def send(self, message: Any, values: Sequence[Any], chat: Chat) -> Iterator[View]:
+    def send(self, message: Any, values: Sequence[Any], chat: Chat) -> Generator[View]:
         """Ask a question: the text and the files of the box."""
         text, files = text_and_files(message)
         return self._answer(chat.stopped(), Asked(repaired(text), files), values)
 
-    def retry(self, values: Sequence[Any], chat: Chat) -> Iterator[View]:
+    def retry(self, values: Sequence[Any], chat: Chat) -> Generator[View]:
         """Ask the last question again, in place of its answer."""
         return self._again(chat.stopped(), len(chat.questions) - 1, None, values)
 
-    def edit(self, index: int, text: str, values: Sequence[Any], chat: Chat) -> Iterator[View]:
+    def edit(self, index: int, text: str, values: Sequence[Any], chat: Chat) -> Generator[View]:
         """Ask the question at this index of the first model's messages with another text; later ones are removed."""
         chat = chat.stopped()
         number = number_of(chat.session(0), index)
@@ -128,7 +128,7 @@ class Handlers:
         counts = counts_text(self.sides, chat.questions[-1].turns) if chat.questions else ""
         return View(box, messages, SAME, counts, chat)
 
-    def _again(self, chat: Chat, number: int, text: str | None, values: Sequence[Any]) -> Iterator[View]:
+    def _again(self, chat: Chat, number: int, text: str | None, values: Sequence[Any]) -> Generator[View]:
         if not 0 <= number < len(chat.questions):
             yield self.view(chat, SAME)
             return
@@ -140,7 +140,7 @@ class Handlers:
         turns = tuple(turn if text == old.text else replace(turn, written=None) for turn in old.turns)
         yield from self._answer(chat.before(number), Asked(text, old.files, turns), values)
 
-    def _answer(self, chat: Chat, asked: Asked, values: Sequence[Any]) -> Iterator[View]:
+    def _answer(self, chat: Chat, asked: Asked, values: Sequence[Any]) -> Generator[View]:
         chat = with_id(chat)
         yield self._growing(chat, box_of())
         try:

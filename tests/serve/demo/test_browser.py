@@ -171,6 +171,38 @@ def test_retry_edit_undo_and_clear(page: DemoPage, world: ChatWorld, pace: Pace)
     assert "<image" not in page.panel()
 
 
+def test_a_question_that_came_with_a_file_is_edited(page: DemoPage, world: ChatWorld):
+    """fails when a text beside a file cannot be edited, the edit loses the file, or the file has an edit button"""
+    page.ask("red ?", world.files["image"])
+    page.ask("blue ?")
+    edits = page.page.locator("#chat [aria-label=Edit]:visible")
+    assert edits.count() == 2  # of the two texts
+    edits.first.click()
+    page.page.fill("#chat textarea", "green ?")
+    page.page.locator("#chat [aria-label=Submit]").click()
+    until(lambda: page.users() == ["green ?"] and page.answers())
+    page.wait_until_ready()
+    until(lambda: "Question 1 of 1" in page.panel() and "green ?" in page.panel())
+    assert "<image x " in page.panel() and page.page.locator("#chat .message img").count() == 1
+
+
+@pytest.mark.parametrize("name", ["undo", "clear"])
+def test_an_answer_that_is_taken_back_stays_away(page: DemoPage, pace: Pace, name: str):
+    """fails when a word of an answer that was being generated comes back after undo or clear"""
+    page.ask("red ?")
+    kept = {"undo": ["red ?"], "clear": []}[name]
+    for number in range(4):
+        pace.token_s = 0.05 * number
+        count = len(page.users())
+        page.send("blue ?")
+        until(lambda count=count: len(page.users()) > count)
+        page.click(name)
+        until(lambda: pace.num_running == 0 and page.users() == kept)
+        time.sleep(0.5)
+        assert page.users() == kept and len(page.answers()) == len(kept)
+        until(lambda: (f"Question {len(kept)} of" if kept else "Nothing yet") in page.panel())
+
+
 def test_closing_the_page_ends_its_answer(browser: Any, addresses: tuple[str, str], shots: Path, pace: Pace):
     """fails when the model works on for a page that is gone"""
     pace.token_s = 0.2
