@@ -49,6 +49,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     ],  # the demo; the OpenAI-compatible server
     "remote": ["s3fs"],  # s3:// shards; http(s):// and pipe: need nothing
     "quantized": ["bitsandbytes>=0.46", "accelerate", "torchao>=0.15"],  # on its own: above all of use on a GPU
+    "gguf": ["gguf>=0.17"],  # language models from a GGUF file
     "adapters": ["peft>=0.17"],  # LoRA, and QLoRA together with `quantized`
     "tracking": ["wandb", "mlflow-skinny"],  # run.trackers
     "review": ["openai"],  # chatbridge review judge
@@ -82,7 +83,9 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     ],
     "docs": ["zensical", "mkdocstrings[python]"],  # `make docs`; apart from dev, so that `make test` installs less
 }
-EXTRAS["all"] = [package for name in ("video", "audio", "serve", "adapters", "metrics") for package in EXTRAS[name]]
+EXTRAS["all"] = [
+    package for name in ("video", "audio", "serve", "gguf", "adapters", "metrics") for package in EXTRAS[name]
+]
 
 
 class BuildWithConfigs(build_py):

@@ -19,6 +19,7 @@ EXTRAS = {  # importable module -> extra in setup.py
     "s3fs": "remote",
     "bitsandbytes": "quantized",
     "torchao": "quantized",
+    "gguf": "gguf",
     "peft": "adapters",
     "wandb": "tracking",
     "mlflow": "tracking",
