@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.extras import need
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.common.quiet_transformers import quiet_transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
@@ -47,11 +49,13 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, num_rows: int | None = None, added: Sequence[str] = ()) -> Tokenizer:
-        """From a folder with `tokenizer.json` or `tokenizer.model`; nothing is downloaded.
+        """From a folder with `tokenizer.json` or `tokenizer.model`, or a .gguf file; nothing is downloaded.
 
         raises   ConfigError when the folder or its tokenizer is missing
         """
         folder = Path(folder)
+        if is_gguf_name(folder):
+            return cls(_of_gguf(folder), num_rows, added)
         if not folder.is_dir():
             raise ConfigError([Problem("tokenizer", f"no folder at {folder}", hint="name a Hugging Face model folder")])
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -157,3 +161,15 @@ def _is_of_unknown_model(folder: Path) -> bool:
         return '"llava_image_bind' in (folder / "config.json").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return False
+
+
+def _of_gguf(path: Path) -> Any:
+    """The tokenizer in a GGUF file, with its chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        need("gguf", "the tokenizer of a GGUF file")
+        with quiet_transformers(True):
+            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+    except Exception as error:
+        raise ConfigError([Problem("tokenizer", f"{path} cannot be read as a tokenizer: {error!r}")]) from error

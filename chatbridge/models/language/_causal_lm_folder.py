@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.common.quiet_transformers import quiet_transformers
 from chatbridge.models.hf_folder import read_folder, said
+from chatbridge.models.language._gguf_file import gguf_settings, read_gguf
 from chatbridge.models.language._llava_folder import PROJECTOR, language_settings, llava_settings
 
 
@@ -29,6 +31,8 @@ def architecture(weights: Path | None, sizes: Mapping[str, Any]) -> Any:
     """
     from transformers import AutoConfig
 
+    if weights is not None and is_gguf_name(weights):
+        return gguf_settings(weights)
     settings = {"model_type": "llama", **sizes} if weights is None else language_settings(weights)
     try:
         if settings is not None:
@@ -54,6 +58,8 @@ def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, A
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    if is_gguf_name(folder):
+        return read_gguf(folder, {key: extra[key] for key in ("attn_implementation",) if key in extra}), ""
     if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
         logging.disable_progress_bar()  # only rank 0 shows one, and not in a log file
     whole = llava_settings(folder)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.common.types import Segments
 from chatbridge.config.constraints import NameIn, missing_path
 from chatbridge.config.schema import OldName
@@ -34,6 +35,7 @@ from chatbridge.models.language._causal_lm_folder import (
     read_causal_lm,
     with_gradient_of_all_rows,
 )
+from chatbridge.models.language._gguf_file import gguf_problems
 from chatbridge.models.language._hf_modules import cache_argument, decoder_layers, move_hooks, scaled_logits
 from chatbridge.models.language._last_layer import only_at, skippable
 from chatbridge.models.language._quantization import quantization, settle, store_in_int8
@@ -50,7 +52,8 @@ class CausalLM(LanguageModel):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(LanguageConfig):
-        # folder as `save_pretrained` writes it (config.json, weights, tokenizer), or an owner/name in the local cache
+        # folder as `save_pretrained` writes it (config.json, weights, tokenizer), an owner/name in the local cache, or
+        # a .gguf file, whose weights are dequantised
         weights: Path | None = None
         tokenizer: Path | None = None  # folder of the tokenizer; null: the folder of the weights
         template: str | None = None  # conversation template this model was trained with
@@ -88,7 +91,8 @@ class CausalLM(LanguageModel):
         def problems(self) -> Iterator[str | Problem]:
             if self.weights is None and not self.architecture:
                 yield "give weights (a folder) or architecture (sizes of a random model)"
-            yield from folder_problems("weights", self.weights)
+            is_file = self.weights is not None and is_gguf_name(self.weights)
+            yield from (gguf_problems if is_file else folder_problems)("weights", self.weights)  # type: ignore[arg-type]
             yield from self._architecture_problems()
             missing = missing_path(self.tokenizer, "folder") if self.tokenizer is not None else None
             if missing is not None:
