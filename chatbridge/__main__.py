@@ -19,6 +19,10 @@ COMMANDS = {  # name -> (module with main(arguments), its description)
     "evaluate": ("chatbridge.cli.evaluate", "evaluate a trained model on tasks"),
     "export": ("chatbridge.cli.export", "write what a run trained for transformers, peft or another configuration"),
     "generate": ("chatbridge.cli.generate", "answer a file of questions without reference answers"),
+    "migrate": (
+        "chatbridge.cli.migrate.command",
+        "rewrite a configuration of LAVIS, MiniGPT-4 or ChatBridge as one of ours",
+    ),
     "report": ("chatbridge.cli.report", "write results, loss curves and examples of a run to one page"),
     "review": (
         "chatbridge.cli.review.command",
