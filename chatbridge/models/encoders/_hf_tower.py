@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from chatbridge.common.errors import Problem
+from chatbridge.common.quiet_transformers import quiet_transformers
 from chatbridge.models.attention_setting import Attention, attention_problems, with_attention
 from chatbridge.models.encoders.base import Encoder, EncoderConfig, feature_norm
 from chatbridge.models.hf_folder import (
@@ -201,7 +202,8 @@ def read_tower(folder: Path, settings: Any, unused: frozenset[str]) -> tuple[Any
 
     kind = _model_class(settings)
     try:
-        whole, found, removed_prefix = read_folder(kind, folder, config=settings, dtype="auto")
+        with quiet_transformers(True):  # what is missing is judged below: a decoder's tensors are not needed
+            whole, found, removed_prefix = read_folder(kind, folder, config=settings, dtype="auto")
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder}: {kind.__name__} cannot be read: {reason}") from None
