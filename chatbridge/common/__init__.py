@@ -4,7 +4,7 @@ data        types: samples, batches, segments and losses; seeds: named random st
 processes   dist: ranks; rendezvous: how ranks meet; lost_ranks: errors of a rank whose peer has ended; threads: threads
             per process; process_pool: tasks that may hang or crash; forked: what a forked child renews
 files       safe_files: atomic replacement, locks, appended lines; one_process: one writer of an output; file_kind:
-            what a file is by its first bytes; gguf_kind: GGUF files;
+            what a file is by its first bytes; gguf_kind, gguf_header: GGUF files;
             file_names: hidden files; text_repair: invalid characters
 the user    errors: problems and the entry point; extras: optional packages; log: stderr and run.log;
             environment: values from the environment, hidden; text_table: tables in the terminal;

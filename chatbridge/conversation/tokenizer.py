@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chatbridge.common.errors import ConfigError, Problem
-from chatbridge.common.extras import need
 from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.common.quiet_transformers import quiet_transformers
+from chatbridge.conversation.gguf_tokenizer import gguf_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 
@@ -165,11 +165,9 @@ def _is_of_unknown_model(folder: Path) -> bool:
 
 def _of_gguf(path: Path) -> Any:
     """The tokenizer in a GGUF file, with its chat template."""
-    from transformers import AutoTokenizer
-
     try:
-        need("gguf", "the tokenizer of a GGUF file")
-        with quiet_transformers(True):
-            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-    except Exception as error:
+        return gguf_tokenizer(path)
+    except (ValueError, ImportError) as error:
+        raise ConfigError([Problem("tokenizer", str(error))]) from None
+    except Exception as error:  # broken files fail in many ways
         raise ConfigError([Problem("tokenizer", f"{path} cannot be read as a tokenizer: {error!r}")]) from error

@@ -59,7 +59,7 @@ def read_causal_lm(folder: Path, dtype: torch.dtype | str, extra: Mapping[str, A
     from transformers.utils import logging
 
     if is_gguf_name(folder):
-        return read_gguf(folder, {key: extra[key] for key in ("attn_implementation",) if key in extra}), ""
+        return read_gguf(folder, dtype, extra), ""
     if os.environ.get("LOCAL_RANK", "0") != "0" or not sys.stderr.isatty():
         logging.disable_progress_bar()  # only rank 0 shows one, and not in a log file
     whole = llava_settings(folder)

@@ -92,7 +92,11 @@ class CausalLM(LanguageModel):
             if self.weights is None and not self.architecture:
                 yield "give weights (a folder) or architecture (sizes of a random model)"
             is_file = self.weights is not None and is_gguf_name(self.weights)
-            yield from (gguf_problems if is_file else folder_problems)("weights", self.weights)  # type: ignore[arg-type]
+            if is_file and self.weights is not None:
+                yield from gguf_problems("weights", self.weights, self.architecture)
+                yield from self._bits_problems()
+            else:
+                yield from folder_problems("weights", self.weights)
             yield from self._architecture_problems()
             missing = missing_path(self.tokenizer, "folder") if self.tokenizer is not None else None
             if missing is not None:
@@ -113,6 +117,17 @@ class CausalLM(LanguageModel):
                 yield Problem("quantizer", "torchao stores weights in 8 bit only", hint="set load_in_8bit: true")
             if self.weights is not None and (self.weights / "config.json").is_file() and self.architecture:
                 yield from other_sizes(self.weights / "config.json", self.architecture)
+
+        def _bits_problems(self) -> Iterator[Problem]:
+            """bitsandbytes packs while transformers reads a folder, which it does not do for a GGUF file."""
+            if self.bits is not None and self.quantizer == "bitsandbytes":
+                key = "load_in_8bit" if self.load_in_8bit else "load_in_4bit"
+                message = "is not available for a GGUF file, whose weights are dequantised when they are read"
+                hint = (
+                    "set quantizer: torchao with load_in_8bit, or write a folder: python -m chatbridge weights convert "
+                    f"{self.weights} FOLDER"
+                )
+                yield Problem(key, message, hint=hint)
 
         def _architecture_problems(self) -> Iterator[Problem]:
             if not self.architecture:
@@ -305,7 +320,10 @@ class CausalLM(LanguageModel):
         remark, extra = ("", {}) if is_torchao else quantization(self.config.bits, self.lm, device, dtype)
         trainable = {name for name, parameter in self.lm.named_parameters() if parameter.requires_grad}
         built = self.lm
-        self.lm, prefix = read_causal_lm(self.config.weights, dtype if extra else "auto", {**extra, **self._attention})
+        wanted: torch.dtype | str = dtype if extra else "auto"
+        if is_gguf_name(self.config.weights):  # dequantised at once to what it will be, so fp32 is not needed beside it
+            wanted = torch.float32 if trainable else dtype
+        self.lm, prefix = read_causal_lm(self.config.weights, wanted, {**extra, **self._attention})
         move_hooks(built, with_gradient_of_all_rows(self.lm))
         settle(self.lm)
         for name, parameter in self.lm.named_parameters():

@@ -75,7 +75,7 @@ def test_the_loaded_model_is_a_plain_one_that_can_be_saved(full, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"PK\x03\x04 a zip", "is not a GGUF file"), (None, "cannot be read as GGUF")]
+    ("content", "message"), [(b"PK\x03\x04 a zip", "is not a GGUF file"), (None, "truncated or damaged")]
 )
 def test_a_file_that_is_no_whole_gguf_is_a_problem_of_the_setting(full, tmp_path, content, message):
     """Fails when a wrong or truncated file ends in a traceback, or is noticed only while loading."""
