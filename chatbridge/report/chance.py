@@ -30,13 +30,24 @@ def guessed_rows(task: TaskRun, rows: Sequence[Prediction] | None = None) -> Seq
     for row in rows:
         questions.setdefault(str(row["details"].get("base", row["id"])), []).append(row)
     return [
-        {**copies[0], "references": sorted(set.intersection(*(set(row["references"]) for row in copies)))}
+        {
+            **copies[0],
+            "options": None,
+            "references": sorted(set.intersection(*(set(row["references"]) for row in copies))),
+        }
         for copies in questions.values()
     ]
 
 
+def blind_choice(rows: Sequence[Prediction]) -> float:
+    """Mean of 1/n over questions with n options each, 0 for one without options."""
+    counts = [len(options) for row in rows if isinstance(options := row.get("options"), dict) and options]
+    return sum(1 / count for count in counts) / len(rows) if counts else 0.0
+
+
 def chance(rows: Sequence[Prediction], kind_field: str | None = None, must_name: str = MUST_NAME) -> float:
-    """Accuracy of always giving the most frequent reference of each kind of question.
+    """Accuracy of always giving the most frequent reference of each kind of question; of questions with options at
+    least that of choosing blindly among them, since the text of a right option may occur once only.
 
     A kind counts by the number of its rows, and a row counts for each of its references. The references of captions
     are free text, so captions count by the words that they must name: the guess is the most frequent combination.
@@ -44,7 +55,7 @@ def chance(rows: Sequence[Prediction], kind_field: str | None = None, must_name:
     kind_field   field of the annotation with the kind of question; None: all questions are of one kind
     must_name    field of the annotation with the words a caption must name
     """
-    return _share(rows, lambda row: (kind_of(row, kind_field),), must_name)
+    return max(_share(rows, lambda row: (kind_of(row, kind_field),), must_name), blind_choice(rows))
 
 
 def chance_by_kind(rows: Sequence[Prediction], kind_field: str | None) -> dict[str, float]:

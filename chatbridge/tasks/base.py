@@ -85,6 +85,10 @@ class Task:
         """
         return {}
 
+    def measured_references(self, references: Sequence[str]) -> Mapping[str, str]:
+        """The same of texts that are among the known answers; by default none."""
+        return {}
+
     def likelihood_fields(self, details: Mapping[str, Any], found: Mapping[str, Likelihood]) -> dict[str, Any]:
         """What the line of a question has besides its text: of the likelihoods of `measured_texts`."""
         return {}

@@ -195,7 +195,8 @@ class _QuestionDataset(TorchDataset[QuestionBatch | DataError]):
 
         raises   MediaError for a text without tokens, or one that does not fit into the context
         """
-        texts = self.task.measured_texts(question.details)
+        own = self.task.measured_references(question.references)
+        texts = {**self.task.measured_texts(question.details), **own}
         if not texts:
             return {}
         try:

@@ -41,6 +41,14 @@ def test_chance_is_the_most_frequent_answer_of_each_kind():
     assert chance_by_kind(rows_of([("", "red", "")]), KIND) == {} and chance([]) == 0.0
 
 
+def test_chance_of_options_whose_texts_occur_once():
+    """fails when questions with options have a chance level of one over their number"""
+    options = {"options": {"A": "a", "B": "b", "C": "c", "D": "d"}}
+    rows = [{**row, **options} for row in rows_of([("", str(number), "") for number in range(10)])]
+    assert chance(rows) == 0.25 and chance_by_kind(rows, None) == {}
+    assert chance([*rows[:5], *rows_of([("", "x", "")] * 5)]) == 0.5
+
+
 def test_chance_compares_as_the_scores_do():
     """fails when "A red one." and "red one" are different answers, or a second reference does not count"""
     assert chance(rows_of([("x", "A red one.", ""), ("x", "red one", "")])) == 1.0

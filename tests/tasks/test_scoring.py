@@ -242,7 +242,7 @@ class FirstWord(Metric):
 DETAILS = {"subject": "count", "image": "1.jpg", "answer": "A", "options": {"A": "yes", "B": "no"}, "base": "q",
            "copy": 0, "must_name": ["yes"], "question": "Is it?", "answers": ["yes"] * 10}  # fmt: skip
 ROW = {"options": {"A": "yes", "B": "no"}, "option_logprobs": {"A": -1.0, "B": -2.0},
-       "option_tokens": {"A": 1, "B": 1}}  # fmt: skip
+       "option_tokens": {"A": 1, "B": 1}, "answer_logprob": -3.0, "answer_tokens": 2}  # fmt: skip
 
 
 GIVEN = [("yes", ("yes",)), ("no", ("yes",)), ("", ("yes",)), ("a red cat", ("a red dog", "yes"))]

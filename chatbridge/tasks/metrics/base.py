@@ -73,6 +73,7 @@ class Score:
     combine     float64[..., k] -> float64[...], the value of such sums; NaN where nothing is counted
     per_item    float64[items], the value of each item alone; NaN where it has none
     higher_is_better   set by `scoring.scores_of`, from `lower_is_better` of the metric
+    compares_items     whether a modality report tells for how many questions the right media give the better value
     """
 
     name: str
@@ -81,6 +82,7 @@ class Score:
     combine: Callable[[Array], Array] = ratio
     unit: Unit = "fraction"
     higher_is_better: bool = True
+    compares_items: bool = False
 
     @property
     def value(self) -> float:

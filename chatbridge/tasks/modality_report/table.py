@@ -80,7 +80,10 @@ def modality_lines(name: str, table: Mapping[str, Any]) -> list[str]:
         lost = ""
         if condition != FULL:
             points = _points(line["difference"], line["difference_interval"], unit)
-            lost = f"   lost {points}, {line['changed']:,} of {line['asked']:,} answers changed"
+            changed = f"{line['changed']:,} of {line['asked']:,} answers changed"
+            if (better := line.get("better")) is not None:
+                changed = f"better with all media for {better:.0%} of {line['asked']:,}"
+            lost = f"   lost {points}, {changed}"
         unread = f", {line['unreadable']:,} could not be read" if line.get("unreadable") else ""
         lines.append(f"  {condition:<18}{score:>8}{lost}{unread}")
     lines += [f"  {condition:<18} not made: {reason}" for condition, reason in table.get("left_out", {}).items()]
@@ -105,8 +108,17 @@ def _line(full: Asked, one: Asked, resample_by: Sequence[Hashable] | None) -> di
         "difference": known(sign * gap.difference),
         "difference_interval": [known(low), known(high)],
         "p": known(gap.p),
+        **({"better": known(_better(full, one))} if full.score.compares_items else {}),
         **({"unreadable": unread} if (unread := _unreadable(one.rows) - _unreadable(full.rows)) else {}),
     }
+
+
+def _better(full: Asked, one: Asked) -> float:
+    """Share of the questions asked anew that have a better value with all media; equal values count half."""
+    at = [*one.condition.asked] if one.condition else []
+    gaps = (full.score.per_item - one.score.per_item)[at] * (1 if full.score.higher_is_better else -1)
+    gaps = gaps[~np.isnan(gaps)]
+    return float((gaps > 0).mean() + (gaps == 0).mean() / 2) if len(gaps) else float("nan")
 
 
 def _uses(asked: Sequence[Asked], table: Mapping[str, Mapping[str, Any]], units: int) -> dict[str, Any]:
