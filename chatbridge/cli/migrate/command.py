@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stem = args.out.stem if args.out is not None else args.config.stem
     result: Migrated = migrate(args.config, args.options, args.defaults, stem, args.ranks, args.keep_paths)
     if args.out is not None:
-        _write_new(args.out, result.text)
+        write_new(args.out, result.text)
     if args.json is not None:
         content = {
             "from": str(args.config), "defaults": list(result.files), "to": None if args.out is None else str(args.out),
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "mistakes": [str(one) for one in result.mistakes],
             "is_complete": result.is_complete,
         }  # fmt: skip
-        _write_new(args.json, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
+        write_new(args.json, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
     lines = [*_table(result.rows), *_after(result, args)]
     print(hidden("\n".join(lines)), file=sys.stdout if args.out is not None else sys.stderr)
     if args.out is None:
@@ -63,7 +63,7 @@ def _refuse_existing(path: Path, old: Path) -> None:
         raise ConfigError([Problem("", f"the folder {path.parent} does not exist", display_path(path))])
 
 
-def _write_new(path: Path, text: str) -> None:
+def write_new(path: Path, text: str) -> None:
     """Write a file that does not exist; of two processes one gets the error."""
     try:
         with open(path, "x", encoding="utf-8") as file:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from chatbridge.cli.migrate.rows import short
 from chatbridge.common.errors import ConfigError, Problem, nearest
 
 FamilyName = Literal["minigpt4", "minigpt4_llama2", "chatbridge", "blip2_opt", "instructblip"]
@@ -83,6 +84,9 @@ class Family:
 
 def family_of(model: Mapping[str, Any], shown: str) -> Family:
     """The family of a merged section `model`. raises ConfigError for a model that cannot be expressed"""
+    for key in ("arch", "model_type"):
+        if not isinstance(model.get(key), (str, type(None))):
+            raise ConfigError([Problem(f"model.{key}", f"expected a name, got {short(model[key])}", shown)])
     arch, kind = str(model["arch"]), str(model.get("model_type"))
     if arch in REFUSED:
         raise ConfigError([Problem("model.arch", f"is {arch}: {REFUSED[arch]}", shown)])

@@ -53,7 +53,7 @@ FORM_HINT = (
 
 def data_rows(m: Migration) -> None:
     """Rows of the section datasets, of run.train_dataset_ratios and run.task_config."""
-    names = list(m.original.get("datasets") or {})
+    names = list(m.original.mapping("datasets"))
     m.no_equal("run.task_config", "the sources of a mix have weights, and an evaluation has its own file: write both")
     if not names:
         m.implied.append((m.set("data.sources", {}), "the old file has no data sets"))
@@ -130,7 +130,7 @@ def _training_files(m: Migration, name: str) -> list[str]:
     for key in ("storage", "ann_path"):
         if m.has(f"{at}.{key}"):
             files.append(_file(m, f"{at}.{key}", str(m.value(f"{at}.{key}"))))
-    splits = m.original.get("datasets", name, "build_info", "annotations") or {}
+    splits = m.original.mapping("datasets", name, "build_info", "annotations")
     for split in splits:
         here = f"{at}.annotations.{split}"
         for word in ("url", "md5"):
@@ -174,7 +174,7 @@ def _folders(m: Migration, name: str, sources: list[str], form: SourceForm) -> N
     for source in sources:
         if form.builder != "web_pairs" and f"data.sources.{source}.{form.folder}" not in m.target.settings:
             m.target.set(f"data.sources.{source}.{form.folder}", MISSING)
-    for split in list(m.original.get("datasets", name, "build_info") or {}):
+    for split in list(m.original.mapping("datasets", name, "build_info")):
         m.no_equal(f"{at}.{split}", "no setting of a source; see docs/your_own_data.md")
 
 
@@ -247,7 +247,8 @@ def _shares(m: Migration, sources: dict[str, list[str]]) -> None:
             if m.has(key) and not is_mix:
                 m.not_needed(key, "there is one source")
             elif m.has(key):
-                share = ratios[name] / len(own) if len(own) > 1 else ratios[name]
+                share = m.value(key)
+                share = share / len(own) if len(own) > 1 and isinstance(share, (int, float)) else share
                 m.taken(key, ", ".join(m.set(f"data.sources.{one}.weight", share) for one in own))
     m.no_equal("run.train_dataset_ratios", "names a data set that the file does not have")
     if is_mix and any(value is not None for value in ratios.values()):
@@ -266,7 +267,9 @@ def _shares(m: Migration, sources: dict[str, list[str]]) -> None:
 
 def _batches(m: Migration, sources: dict[str, list[str]], is_mix: bool) -> None:
     """batch_size of each data set, per GPU: one micro-batch if they are equal, else the batch of each source."""
-    sizes = {name: size for name in sources if (size := m.value(f"datasets.{name}.batch_size")) is not None}
+    sizes = {name: size for name in sources if _is_whole(size := m.value(f"datasets.{name}.batch_size"))}
+    for name in sources.keys() - sizes.keys():
+        m.no_equal(f"datasets.{name}.batch_size", "expected a whole number of at least 1; set run.micro_batch")
     if not sizes:
         return
     if len(set(sizes.values())) == 1 or not is_mix:
@@ -280,3 +283,7 @@ def _batches(m: Migration, sources: dict[str, list[str]], is_mix: bool) -> None:
         here = ", ".join(m.set(f"data.sources.{one}.batch", size * m.ranks) for one in sources[name])
         note = f"over all ranks of a step: {size} x {m.ranks} (--ranks); it divides by ranks x run.accumulate"
         m.changed(f"datasets.{name}.batch_size", here, note)
+
+
+def _is_whole(size: Any) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and size > 0

@@ -46,6 +46,11 @@ class Original:
             here = here.get(key) if isinstance(here, Mapping) else None
         return None if isinstance(here, Unresolved) else here
 
+    def mapping(self, *keys: str) -> Mapping[str, Any]:
+        """The mapping at a path; empty where there is something else."""
+        found = self.get(*keys)
+        return found if isinstance(found, Mapping) else {}
+
     def origin(self, path: str) -> Origin | None:
         """Where a key or the nearest key above it is set."""
         while path and path not in self.origins:
@@ -123,7 +128,7 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
     if own and arch is None:
         message = f"is a file of ChatBridge's own layout already (it has {', '.join(own)})"
         raise ConfigError([Problem("", message, shown, hint=f"check it: python train.py --cfg-path {shown} --check")])
-    if not isinstance(model, Mapping) or arch is None:
+    if not isinstance(model, Mapping) or not isinstance(arch, str):
         held = ", ".join(list(map(str, config))[:6]) or "nothing"
         hint = "LAVIS, MiniGPT-4 and ChatBridge have model.arch, model.model_type and a section run"
         if "datasets" in config and model is None:

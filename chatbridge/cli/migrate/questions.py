@@ -38,7 +38,7 @@ def question_rows(m: Migration) -> None:
     if m.original.get("evaluation_datasets"):
         _evaluation_datasets(m)
     evaluates = m.original.get("run", "evaluate") is True or m.family.is_lavis
-    names = list(m.original.get("datasets") or {})
+    names = list(m.original.mapping("datasets"))
     tasks = []
     for name in names:
         if evaluates:
@@ -94,7 +94,7 @@ def _chat_data_set(m: Migration, key: str) -> None:
 
 
 def _evaluation_datasets(m: Migration) -> None:
-    for name, own in (m.original.get("evaluation_datasets") or {}).items():
+    for name, own in m.original.mapping("evaluation_datasets").items():
         key = f"evaluation_datasets.{name}"
         tasks = _task(m, key, name)
         for task in tasks:

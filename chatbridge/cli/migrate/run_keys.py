@@ -100,7 +100,7 @@ def _trackers(m: Migration) -> None:
 
 def _learning_rate(m: Migration) -> None:
     kind = m.value("run.lr_sched")
-    if kind is not None and kind not in KINDS:
+    if kind is not None and (not isinstance(kind, str) or kind not in KINDS):
         m.no_equal("run.lr_sched", f"not a schedule of LAVIS; run.schedule.kind is one of {', '.join(KINDS.values())}")
     elif kind is not None:
         note = ""

@@ -42,7 +42,7 @@ class Target:
         self.settings[path] = value
         self.comments.pop(path, None)
         if comment:
-            self.comments[path] = comment
+            self.comments[path] = " ".join(comment.split())
 
     def below(self) -> tuple[dict[str, Any], Origins]:
         """The merged bases alone, and the origins of their keys."""

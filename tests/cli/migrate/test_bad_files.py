@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 
-from chatbridge.cli.migrate.command import main
+from chatbridge.cli.migrate.command import main, write_new
+from chatbridge.cli.migrate.convert import migrate
+from chatbridge.cli.migrate.original import read_original
+from chatbridge.cli.migrate.rows import leaves
 from chatbridge.common.errors import ConfigError
+from tests.cli.migrate.public_files import PUBLIC, write
 
 RUN = "run: {task: image_text_pretrain, init_lr: 1.0e-4, max_epoch: 1}\n"
 REFUSED = {  # name -> text of the file, words of the message
@@ -77,3 +85,51 @@ def test_the_mix_file_is_checked(tmp_path: Path):
         with pytest.raises(ConfigError) as caught:
             main([str(old)])
         assert words in str(caught.value)
+
+
+def test_of_two_writers_one_gets_the_file(tmp_path: Path):
+    """fails when processes that write the same new file at once replace each other's, or mix their lines"""
+    path, start = tmp_path / "new.yaml", Barrier(8)
+    won: list[int] = []
+    refused: list[str] = []
+
+    def write_one(number: int) -> None:
+        start.wait()
+        try:
+            write_new(path, f"{number}\n" * 5000)
+            won.append(number)
+        except ConfigError as error:
+            refused.append(str(error))
+
+    threads = [Thread(target=write_one, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and sum("exists, and is not replaced" in one for one in refused) == 7
+    assert path.read_text() == f"{won[0]}\n" * 5000
+
+
+VALUES = (None, 0, -1, 1e-4, True, "abc", "", [], ["a"], [1, {"b": 2}], {}, {"x": 1}, "${run.seed}", "${nothing.here}",
+          10**30, float("nan"), "a: b # c", "x\ny")  # fmt: skip
+
+
+def test_odd_values_end_in_a_row_or_a_message(tmp_path: Path):
+    """fails when a value of another type than expected, anywhere in a file, ends in a traceback or vanishes"""
+    rng = random.Random(3)
+    for _ in range(5):
+        old: dict[str, Any] = copy.deepcopy(PUBLIC[rng.choice(("minigpt4_stage2", "blip2_finetune", "blip2_vqa"))])
+        for _ in range(3):
+            here: Any = old
+            while True:
+                key = rng.choice(list(here))
+                if not isinstance(here[key], dict) or not here[key] or rng.random() < 0.2:
+                    break
+                here = here[key]
+            here[key] = copy.deepcopy(rng.choice(VALUES))
+        path = write(tmp_path / "old.yaml", old)
+        try:
+            rows = migrate(path).rows
+        except ConfigError:
+            continue
+        assert sorted(row.key for row in rows) == sorted(key for key, _ in leaves(read_original(path).config))
