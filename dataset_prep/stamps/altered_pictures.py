@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from chatbridge.common.errors import DataError
 from chatbridge.common.seeds import stream
 from dataset_prep.common.manifest import part_of
 from dataset_prep.stamps.pictures import Stamp
@@ -32,8 +33,13 @@ def closer(stamps: Sequence[Stamp], copies: Path) -> list[Stamp]:
 def _with_copy(stamp: Stamp, copies: Path, how: str) -> Stamp:
     copy = (copies / how / f"{stamp.key}.png").absolute()
     if not copy.exists():
-        with Image.open(stamp.path) as opened:
-            picture = opened.convert("RGBA")
+        try:
+            with Image.open(stamp.path) as opened:
+                picture = opened.convert("RGBA")
+        except OSError as error:
+            raise DataError(
+                f"{stamp.path}: cannot be read as a picture ({error}); install its package again"
+            ) from error
         save(ImageOps.mirror(picture) if how == "mirrored" else _part(picture, stamp.key), copy)
     return replace(stamp, path=copy, altered=how)
 

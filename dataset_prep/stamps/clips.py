@@ -18,7 +18,7 @@ import torchaudio
 
 from chatbridge.common.seeds import stream
 from dataset_prep.common.manifest import part_of
-from dataset_prep.stamps.sounds import Recording
+from dataset_prep.stamps.sounds import Recording, read_sound
 
 RATE_HZ = 16_000
 SECONDS = 3.0
@@ -73,7 +73,7 @@ def clip(one: Recording, variant: Alteration) -> np.ndarray:
 @lru_cache(maxsize=1)  # the copies of a recording are made one after another
 def _decoded(path: Path) -> np.ndarray:
     """float32[samples] at RATE_HZ, mono."""
-    samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    samples, rate = read_sound(path)
     mono = samples.mean(axis=1)
     if math.gcd(rate, RATE_HZ) < COMMON:  # 11,127 Hz: the filter of an exact resampling has a kernel per sample
         return _at_speed(mono, rate / RATE_HZ)

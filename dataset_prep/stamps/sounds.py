@@ -13,8 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
+from chatbridge.common.errors import DataError
 from dataset_prep.stamps.pictures import Stamp
 
 ANIMAL, INSTRUMENT, OBJECT = "animal", "instrument", "thing"
@@ -102,7 +104,7 @@ def recordings(stamps: Iterable[Stamp], samples: Path | None) -> list[Recording]
     samples   folder of sonic-pi's .flac files, or None
     """
     found = _without_shared([*_of_stamps(stamps), *(_of_samples(samples) if samples else ())])
-    return [one for one in found if soundfile.info(str(one.path)).duration >= SHORTEST]
+    return [one for one in found if _seconds(one.path) >= SHORTEST]
 
 
 def _of_stamps(stamps: Iterable[Stamp]) -> list[Recording]:
@@ -142,10 +144,23 @@ def _without_shared(found: Sequence[Recording]) -> list[Recording]:
     return list(kept.values())
 
 
+def read_sound(path: Path) -> tuple[np.ndarray, int]:
+    """(float32[samples, channels], Hz). raises DataError for a file that cannot be read"""
+    try:
+        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a sound ({error}); install its package again") from error
+    return samples, rate
+
+
 def _content(path: Path) -> str:
     """A hash of the decoded samples: tags differ between copies of one recording."""
-    samples, _ = soundfile.read(str(path), dtype="float32")
+    samples, _ = read_sound(path)
     return hashlib.sha256(samples.tobytes()).hexdigest()
+
+
+def _seconds(path: Path) -> float:
+    return soundfile.info(str(path)).duration
 
 
 def held_out(found: Sequence[Recording]) -> list[Recording]:
@@ -166,7 +181,7 @@ def _divided(same: Sequence[Recording]) -> list[Recording]:
 
 
 def _parts(one: Recording) -> list[Recording]:
-    if soundfile.info(str(one.path)).duration < LONG:
+    if _seconds(one.path) < LONG:
         return [one, Recording(one.path, one.name, one.group, held_out="altered")]
     first, last = (0.0, TRAINED_PART), (TRAINED_PART, 1.0)
     return [

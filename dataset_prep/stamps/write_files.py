@@ -23,13 +23,12 @@ from pathlib import Path
 
 from chatbridge.common.safe_files import replace_text
 from dataset_prep.common import arguments
-from dataset_prep.stamps import captions, pairs, questions, records, talk
+from dataset_prep.stamps import captions, debian, pairs, questions, records, talk
 from dataset_prep.stamps.material import Material, by_name, collect
 from dataset_prep.stamps.records import Record, audio, record, text
 from dataset_prep.stamps.statistics import show, statistics
 from dataset_prep.stamps.talk import Known
 
-STAMPS, SAMPLES = Path("/usr/share/tuxpaint/stamps"), Path("/usr/share/sonic-pi/samples")
 SEED = 7
 
 
@@ -90,13 +89,17 @@ def write_all(stamps_folder: Path, samples: Path | None, out: Path, seed: int = 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stamps", type=Path, default=STAMPS, help="folder of the package's stamps")
-    parser.add_argument("--samples", type=Path, default=SAMPLES, help="folder of sonic-pi's samples")
+    where = "the installed one, or the one that dataset_prep.stamps.fetch unpacked"
+    parser.add_argument("--stamps", type=Path, help=f"folder of the stamps (default: {where})")
+    parser.add_argument("--samples", type=Path, help=f"folder of sonic-pi's samples (default: {where})")
     parser.add_argument("--out", type=Path, default=Path("data/stamps"), help="folder to write to")
     parser.add_argument("--seed", type=int, default=SEED)
     given = parser.parse_args()
     started = time.monotonic()
-    print(show(write_all(given.stamps, given.samples, given.out, given.seed)))
+    unpacked = given.out / "debian"
+    stamps = given.stamps or debian.package_folder(debian.STAMPS, unpacked) or unpacked / debian.STAMPS.name
+    samples = given.samples or debian.package_folder(debian.SAMPLES, unpacked) or unpacked / debian.SAMPLES.name
+    print(show(write_all(stamps, samples, given.out, given.seed)))
     print(f"{given.out}: {time.monotonic() - started:.0f} s")
 
 

@@ -296,6 +296,15 @@ def test_missing_packages(written: tuple[Path, Record], package: Path, tmp_path:
     assert {one.name for one in found.heard} == {f"a {name}" for name in HEARD}
 
 
+@pytest.mark.parametrize(("ending", "what"), [("png", "a picture"), ("ogg", "a sound")])
+def test_damaged_files_are_named(tmp_path: Path, ending: str, what: str) -> None:
+    write_stamp(tmp_path / "stamps", "animals/mammals/cow", "A cow.", sound=1)
+    damaged = tmp_path / "stamps" / "animals" / "mammals" / f"cow.{ending}"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"cow\.{ending}: cannot be read as {what} .*install its package again"):
+        collect(tmp_path / "stamps", None, tmp_path / "out")
+
+
 def test_drawings_need_a_renderer(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawing = tmp_path / "stamps" / "animals" / "ant.svg"
     drawing.parent.mkdir(parents=True)
