@@ -64,14 +64,19 @@ class HFTowerConfig(EncoderConfig):
     def _family(self) -> type | None:
         """The class of the tower; None if its configuration cannot be read, which building it reports."""
         try:
-            return _model_class(self.settings)
+            return _model_class(self.whole_settings)
         except ValueError:
             return None
 
     @cached_property
-    def settings(self) -> Any:
-        """The configuration of the transformers model (a PretrainedConfig)."""
+    def whole_settings(self) -> Any:
+        """The configuration of the transformers model (a PretrainedConfig), as its folder or `architecture` has it."""
         return with_attention(tower_settings(self.folder, self.architecture, self.kind), self.attention)
+
+    @cached_property
+    def settings(self) -> Any:
+        """The configuration of the tower that is built."""
+        return self.whole_settings
 
 
 class HFTower(Encoder):
@@ -97,7 +102,7 @@ class HFTower(Encoder):
         """Replace the empty tower by the one of the folder. raises ValueError when the folder does not fill it"""
         if self.config.folder is None:
             return None
-        tower, surplus, prefix = read_tower(self.config.folder, self.config.settings, self.output.unused)
+        tower, surplus, prefix = self.read_tower()
         trainable = {name for name, parameter in self.tower.named_parameters() if parameter.requires_grad}
         for name, parameter in without_unused(tower, self.output.unused).named_parameters():
             parameter.requires_grad_(name in trainable)
@@ -106,6 +111,10 @@ class HFTower(Encoder):
             self.norm = feature_norm(self.width, True).requires_grad_(self.norm.weight.requires_grad)
         rest = f", {surplus} others not needed" if surplus else ""
         return f"{len(tower.state_dict())} tensors from {self.config.folder}{rest}{removed(prefix)}"
+
+    def read_tower(self) -> tuple[Any, int, str]:
+        """What `read_tower` below returns for the folder of the configuration."""
+        return read_tower(self.config.folder, self.config.settings, self.output.unused)
 
     def reset_buffers(self) -> None:
         refill_buffers(self.tower)
