@@ -100,6 +100,28 @@ def test_whisper_folder_gives_its_encoder(tmp_path: Path) -> None:
     assert not any("decoder" in name for name in encoder.state_dict())
 
 
+def test_whisper_reads_a_shorter_window(tmp_path: Path) -> None:
+    """fails when a window that is cut short gives other features than Whisper with a short table of positions"""
+    architecture = {k: v for k, v in WHISPER["architecture"].items() if k != "model_type"}
+    torch.manual_seed(0)
+    config = transformers.WhisperConfig(**architecture | {"max_source_positions": 150})
+    whisper = transformers.WhisperForConditionalGeneration(config).eval()
+    whisper.save_pretrained(tmp_path)
+    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=3).save_pretrained(tmp_path)
+    model, _ = loaded({"name": "hf_audio", "weights": str(tmp_path), "extractor": {"chunk_length": 1}}, "audio")
+    encoder = model.encoders["e"]
+    item = encoder.config.processor("audio", False, 2)(WAVE)
+    assert item.shape == (2, 16, 100) and encoder.num_tokens("audio") == 50
+    own = whisper.model.encoder
+    own.embed_positions = torch.nn.Embedding.from_pretrained(own.embed_positions.weight.data[:50])
+    own.config.max_source_positions = 50
+    torch.testing.assert_close(encoder(item).x, own(item).last_hidden_state)
+    for wrong in (4, 0, "1", 1.5, True):
+        folder = {"name": "hf_audio", "weights": str(tmp_path), "extractor": {"chunk_length": wrong}}
+        with pytest.raises(ConfigError, match=r"extractor\.chunk_length"):
+            config_of(folder)
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_folder_must_fill_the_tower(tmp_path: Path, damage: str) -> None:
     """fails when a folder that lacks a tensor, or a truncated file, gives random features without an error"""
