@@ -7,64 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from omegaconf import OmegaConf
 
 from chatbridge.common.safe_files import replace_text
 from chatbridge.report.run_files import read_task_nodes
 from chatbridge.report.runs import TaskRun
+from dataset_prep.common.steps import Command, Step, run_side_by_side, run_steps, training
 
 DATA, RUNS, EVALUATION = Path("data/tiny"), Path("runs/tiny"), Path("eval_configs/tiny_eval.yaml")
 TIMES, SEED = RUNS / "wall_s.json", RUNS / "seed.json"
-POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class Command:
-    """Arguments of `python`; done when all files of `makes` exist and no file of `reads` is newer."""
-
-    arguments: tuple[str, ...]
-    makes: tuple[Path, ...]
-    reads: tuple[Path, ...] = ()
-
-    @property
-    def is_done(self) -> bool:
-        if not all(path.exists() for path in self.makes):
-            return False
-        oldest = min(path.stat().st_mtime_ns for path in self.makes)
-        return all(path.stat().st_mtime_ns <= oldest for path in self.reads if path.exists())
-
-
-@dataclass(frozen=True)
-class Step:
-    """Commands that do not depend on each other, the longest first."""
-
-    name: str
-    commands: tuple[Command, ...]
-
-    @property
-    def open_commands(self) -> list[Command]:
-        return [command for command in self.commands if not command.is_done]
 
 
 def preparing(name: str, makes: Path, *options: str) -> Command:
     return Command(("-m", f"dataset_prep.tiny_world.{name}", *options), (DATA / makes,))
-
-
-def training(config: str, seed: int | None) -> Command:
-    """A stage of training; done when the checkpoint of its last step exists."""
-    run = OmegaConf.load(config).run
-    checkpoint = Path(run.output_dir) / "checkpoints" / f"step_{run.max_steps:06d}"
-    options = () if seed is None else ("--options", f"run.seed={seed}")
-    return Command(("train.py", "--cfg-path", config, *options), (checkpoint / "manifest.json",))
 
 
 def steps(seed: int | None = None) -> tuple[Step, ...]:
@@ -103,40 +60,6 @@ def targets(evaluation: Path = EVALUATION) -> dict[str, dict[str, float]]:
     return found
 
 
-def run_side_by_side(commands: Sequence[Sequence[str]], at_once: int | None = None) -> int:
-    """Run commands, as many at once as there are cores; returns the first exit code that is not 0.
-
-    Each command has one thread, because a second thread slows down models of this size. SIGTERM is forwarded to the
-    commands, which save and exit; otherwise they would still train during the next quickstart.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    waiting, running, codes = list(commands), list[subprocess.Popen[bytes]](), list[int]()
-
-    def forward(number: int, frame: object) -> None:
-        waiting.clear()
-        for process in running:
-            process.send_signal(number)
-
-    before = signal.signal(signal.SIGTERM, forward)
-    try:
-        while running or (waiting and not any(codes)):
-            while waiting and not any(codes) and len(running) < (at_once or num_cores()):
-                print("$ python", *waiting[0], flush=True)
-                running.append(subprocess.Popen([sys.executable, *waiting.pop(0)], env=environment))
-            time.sleep(POLL_S)
-            codes += [process.returncode for process in running if process.poll() is not None]
-            running[:] = [process for process in running if process.returncode is None]
-    except KeyboardInterrupt:
-        codes += [process.wait() for process in running]
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return next((code for code in codes if code), 0)
-
-
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def other_seed(seed: int | None) -> str:
     """The problem if the folders hold results of a different seed; "" if there is none."""
     found = json.loads(SEED.read_text())["seed"] if SEED.exists() else None
@@ -162,18 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     RUNS.mkdir(parents=True, exist_ok=True)
     replace_text(SEED, json.dumps({"seed": seed}))
-    times: dict[str, float] = json.loads(TIMES.read_text()) if TIMES.exists() else {}
-    for step in steps(seed):
-        if not step.open_commands:
-            print(f"== {step.name}: already done", flush=True)
-            continue
-        print(f"== {step.name}", flush=True)
-        started = time.monotonic()
-        if code := run_side_by_side([command.arguments for command in step.open_commands]):
-            print(f"quickstart: {step.name} ended with code {code}; run the same command to resume", file=sys.stderr)
-            return code
-        times[step.name] = round(time.monotonic() - started, 1)
-        replace_text(TIMES, json.dumps(times, indent=1))
+    if code := run_steps(steps(seed), TIMES, run_side_by_side):
+        return code
     print("== report", flush=True)
     return run_side_by_side([REPORT])
 
