@@ -9,7 +9,7 @@ DOCS_STAMP := $(VENV)/.docs-installed
 PAGES := build/pages
 WORKERS ?= 2
 
-.PHONY: help venv quickstart demo test slow docs lint format clean
+.PHONY: help venv quickstart real demo test slow docs lint format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,9 @@ $(STAMP): setup.py constraints.txt
 
 quickstart: $(STAMP) ## tiny world, both training stages, evaluation and report, in minutes on a CPU
 	$(BIN)/python -m dataset_prep.tiny_world.quickstart
+
+real: $(STAMP) ## real weights without a model hub: both stages on pictures and sounds, evaluation and report, on a CPU
+	$(BIN)/python -m dataset_prep.stamps.quickstart
 
 demo: $(STAMP) ## a page to talk to the model of the quickstart, on http://127.0.0.1:7860
 	@test -e runs/tiny/instruct/checkpoints || { echo "there is no model yet: runs/tiny/instruct is what make quickstart trains; try: make quickstart"; exit 2; }
