@@ -1,8 +1,8 @@
 """Hugging Face model folders: ids of the local cache, checks, and models read from a folder.
 
-`weights: owner/name` means the copy that `hf download` put into the local cache; nothing is downloaded here. A folder
-of that path has priority. The id is replaced by the folder of one revision, so resolved.yaml and checkpoints record
-which revision was used.
+`weights: owner/name` or `owner/name@revision` means the copy that `chatbridge weights fetch` or `hf download` put into
+the local cache; nothing is downloaded here. A folder of that path has priority. The id is replaced by the folder of one
+revision, so resolved.yaml and checkpoints record which revision was used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from chatbridge.common.errors import Problem, nearest
 from chatbridge.common.file_kind import head_of, other_kind
+from chatbridge.common.gguf_kind import SUFFIX
 from chatbridge.config.constraints import missing_path
 from chatbridge.models.tensor_headers import INDEX, deepspeed_hint
 from chatbridge.models.weight_files import PICKLED, prefixes_of
@@ -24,7 +25,8 @@ from chatbridge.models.weight_files import PICKLED, prefixes_of
 # keys of config.json that transformers 5 reads and has no attribute for
 FORMER_KEYS = ("rope_theta", "rope_scaling", "rotary_pct", "partial_rotary_factor", "torch_dtype")
 MISSPELLED = 0.85  # similarity of a key to a known one; settings of another family are less alike
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MARKS = ("config.json", "model_index.json")  # of a model, of a pipeline of diffusers
+_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 
 
 def resolve_cached_ids(config: Any, *names: str) -> None:
@@ -34,15 +36,20 @@ def resolve_cached_ids(config: Any, *names: str) -> None:
 
 
 def cached_folder(weights: Path | None) -> Path | None:
-    """The folder of an id that is in the cache (its `main` revision); any other value is returned unchanged."""
+    """The folder of an id that is in the cache (of its revision, or of `main`); any other value is unchanged."""
     if weights is None or weights.exists() or not is_id(weights):
         return weights
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return Path(snapshot_download(weights.as_posix(), local_files_only=True))
-    except (OSError, ValueError):  # not in the cache; `folder_problems` reports it
-        return weights
+    repo, revision = split_id(weights.as_posix())
+    for name in MARKS:  # not snapshot_download, which refuses a copy without the files that nobody needs
+        try:
+            found = try_to_load_from_cache(repo, name, revision=revision)
+        except (OSError, ValueError):  # not a name of the hub; `folder_problems` reports it
+            return weights
+        if isinstance(found, str):
+            return Path(found).parent
+    return weights
 
 
 def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
@@ -58,9 +65,12 @@ def folder_problems(name: str, folder: Path | None) -> Iterator[Problem]:
         elif hint := without_weights(folder):
             yield Problem(name, f"{folder} has no weights{hint}")
     elif is_id(folder) and not folder.parent.is_dir():
-        fetch = f"python -m chatbridge weights fetch {folder.as_posix()} FOLDER"
+        fetch = f"python -m chatbridge weights fetch {split_id(folder.as_posix())[0]} FOLDER"
         message = f"there is no folder {folder}, and no model of that id in the Hugging Face cache"
-        hint = f"nothing is downloaded automatically; run {fetch}, then give FOLDER here"
+        hint = (
+            "nothing is downloaded automatically; `python -m chatbridge weights fetch YAML` brings all that a YAML "
+            f"names, or run {fetch}, then give FOLDER here"
+        )
         yield Problem(name, message, hint=hint, is_absent=True)
     else:
         hint = "nothing is downloaded: put the folder of the model there, as `hf download` or save_pretrained writes it"
@@ -109,8 +119,22 @@ def said(error: Exception) -> str:
 
 
 def is_id(path: Path) -> bool:
-    """Whether a path has the form owner/name."""
+    """Whether a path has the form owner/name or owner/name@revision."""
     return _ID.fullmatch(path.as_posix()) is not None
+
+
+def names_hub_model(path: Path) -> bool:
+    """Whether a setting is an id of the hub rather than a file or folder that is absent: `weights/eva.pth` is none."""
+    is_file = path.suffix in (*PICKLED, ".safetensors", SUFFIX)
+    return is_id(path) and not is_file and not path.exists() and not path.parent.is_dir()
+
+
+def split_id(identifier: str) -> tuple[str, str | None]:
+    """owner/name, and the revision (a commit, tag or branch) after @; None: the newest. raises ValueError"""
+    found = _ID.fullmatch(identifier)
+    if found is None:
+        raise ValueError(f"{identifier!r} is no model of the hub; expected owner/name or owner/name@revision")
+    return found[1], found[2]
 
 
 def read_folder(kind: Any, folder: Path, **settings: Any) -> tuple[Any, dict[str, list[str]], str]:

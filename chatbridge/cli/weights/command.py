@@ -17,7 +17,10 @@ ACTIONS = {  # name -> (module with main(arguments), what it does)
     "convert": ("chatbridge.cli.weights.convert", "write a released file as safetensors with our tensor names"),
     "apply-delta": ("chatbridge.cli.weights.delta", "add a published delta to LLaMA, which gives Vicuna"),
     "drift": ("chatbridge.cli.weights.drift", "what a language model in 8 or 4 bit answers differently"),
-    "fetch": ("chatbridge.cli.weights.fetch", "download from a URL or the Hugging Face hub, with checksum and resume"),
+    "fetch": (
+        "chatbridge.cli.weights.fetch",
+        "download all that a YAML names, a URL or a repository, with checksum and resume",
+    ),
 }
 
 

@@ -1,28 +1,27 @@
-"""`chatbridge weights fetch URL|REPO`: download with a checksum; an interrupted download resumes."""
+"""`chatbridge weights fetch YAML|URL|REPO`: download with a checksum; an interrupted download resumes."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
-from chatbridge.common.safe_files import file_lock
-from chatbridge.datasets.remote_shards import download
-from chatbridge.datasets.remote_shards.open_stream import FetchError
-from chatbridge.models.weight_files import check_file
-
-TRIES = 3  # without progress
-OFFLINE = "download it elsewhere and write its path into the YAML"
+from chatbridge.cli.arguments import add_options
+from chatbridge.cli.weights.fetch_config import fetch_config
+from chatbridge.cli.weights.fetch_source import fetch_hub, fetch_url
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Download a weights file from a URL, or a model repository (or one file of it) from the Hugging Face hub."""
+    """Download everything that a YAML names; or one file from a URL, or a model repository (or one file of it) from the
+    Hugging Face hub."""
     parser = argparse.ArgumentParser(prog="chatbridge weights fetch", description=main.__doc__)
-    parser.add_argument("source", help="https://..., or owner/name on the hub")
-    parser.add_argument("target", type=Path, help="file for a URL; folder for the hub")
+    parser.add_argument("source", help="a YAML with a model in it, https://..., or owner/name on the hub")
+    parser.add_argument("target", type=Path, nargs="?", help="file for a URL; folder for the hub; none for a YAML")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with a YAML: show what would be downloaded, and its size"
+    )
+    add_options(parser, "model.language.weights=...")
     parser.add_argument("--file", help="one file of the repository instead of all of it")
     parser.add_argument(
         "--only", nargs="+", metavar="PATTERN",
@@ -31,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--revision", help="branch, tag or commit of the repository")
     parser.add_argument("--sha256", help="expected checksum of the file; with a URL or --file")
     given = parser.parse_args(arguments)
+    if Path(given.source).suffix in (".yaml", ".yml"):
+        if given.target is not None or given.file or given.only or given.revision or given.sha256:
+            parser.error("a YAML says itself what goes where; only --dry-run and --options apply to it")
+        return fetch_config(Path(given.source), given.options, given.dry_run)
+    if given.target is None or given.dry_run or given.options:
+        parser.error("a URL or a repository needs a target; --dry-run and --options apply to a YAML")
     if given.only and urlparse(given.source).scheme in ("http", "https"):
         parser.error("--only applies to a repository of the hub, not to one file at an address")
     if urlparse(given.source).scheme in ("http", "https"):
@@ -39,82 +44,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = fetch_hub(given.source, given.target, given.file, given.revision, given.sha256, given.only)
     print(f"{path}: complete" + ("" if given.sha256 is None else ", sha256 verified"))
     return 0
-
-
-def fetch_url(url: str, target: Path, sha256: str | None = None) -> Path:
-    """Download the file at `url` and return its path. An interrupted download resumes if the server supports ranges and
-    the file is unchanged.
-
-    target   a file name, or a folder that gets the file under its own name
-    raises   ValueError: no network, no such file, wrong checksum, not weights (a web page)
-    """
-    if target.is_dir():
-        target = target / unquote(urlparse(url).path.rpartition("/")[2] or "download")
-    with file_lock(target):  # a second command for the same file waits, and finds it complete
-        if not target.exists():
-            _download(url, target, sha256)
-            return target
-    verify(target, sha256)
-    return target
-
-
-def verify(path: Path, sha256: str | None) -> None:
-    """Raise ValueError if the file has another checksum than `sha256` (None: any)."""
-    if sha256 is None:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.lower():
-        raise ValueError(f"{path}: sha256 is {found}, expected {sha256.lower()}; check the address and the checksum")
-
-
-def fetch_hub(
-    repo: str,
-    target: Path,
-    file: str | None,
-    revision: str | None,
-    sha256: str | None,
-    only: Sequence[str] | None = None,
-) -> Path:
-    """Download a repository, or one file of it, into a folder; huggingface_hub resumes interrupted downloads.
-
-    only     patterns of the files to download; None: all
-
-    raises   ValueError: no network, no such repository, no permission, wrong checksum
-    """
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    if only is not None and file is not None:
-        raise ValueError("--only and --file both choose files; keep one")
-    if sha256 is not None and file is None:
-        raise ValueError("--sha256 applies to one file; name it with --file")
-    try:
-        if file is None:
-            return Path(
-                snapshot_download(
-                    repo, revision=revision, local_dir=target, allow_patterns=None if only is None else [*only]
-                )
-            )
-        path = Path(hf_hub_download(repo, file, revision=revision, local_dir=target))
-    except Exception as error:  # errors of the hub, and of its HTTP library
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{repo}: cannot be downloaded ({reason}); without a network, {OFFLINE}") from None
-    verify(path, sha256)
-    return path
-
-
-def _download(url: str, target: Path, sha256: str | None) -> None:
-    """Download to a .part file, which is kept after an interruption and removed if its content is wrong."""
-    part = target.with_name(target.name + ".part")
-    try:
-        download.fetch(url, part, tries=TRIES)
-    except FetchError as error:
-        resume = "run the same command to resume, or " if part.exists() else ""
-        raise ValueError(str(error) if error.is_final else f"{error}; {resume}{OFFLINE}") from None
-    try:
-        verify(part, sha256)
-        check_file(part)
-    except ValueError as error:
-        part.unlink()
-        raise ValueError(f"{url}: {str(error).partition(': ')[2]}") from None
-    os.replace(part, target)

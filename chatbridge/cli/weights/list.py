@@ -15,6 +15,7 @@ from chatbridge.config.origins import MISSING, Unresolved
 from chatbridge.experiment.open import open_model_file
 from chatbridge.experiment.opened import Opened
 from chatbridge.models.generators._pipeline_folder import INDEX, read_pipeline_folder
+from chatbridge.models.hf_folder import cached_folder
 from chatbridge.models.tensor_headers import files_of, readable_size
 from chatbridge.models.weight_files import FILE_SETTINGS
 
@@ -62,7 +63,7 @@ def needed_files(opened: Opened[Any]) -> Iterator[Needed]:
 
 def _needed(key: str, value: str, comment: str) -> Needed:
     published = published_file(value if value != MISSING else comment)
-    path = Path(value)
+    path = cached_folder(Path(value)) or Path(value)
     present = value != MISSING and path.exists()
     return Needed(
         key=key,

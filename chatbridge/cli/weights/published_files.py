@@ -20,6 +20,11 @@ class PublishedFile:
     bytes: int | None = None
     words: tuple[str, ...] = ()  # all must be in the name, lower case
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the source is the address of the file itself, not of a page about it."""
+        return self.source.startswith("https://") and self.source.endswith((".pth", ".pt", ".bin", ".safetensors"))
+
 
 _BLIP2 = "BSD-3-Clause (salesforce/LAVIS)"
 _BLIP2_HUB, _BLIP2_HUB_TERMS = "https://huggingface.co/Salesforce/blip2-flan-t5-xxl", "MIT (Salesforce)"

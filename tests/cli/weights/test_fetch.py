@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatbridge.cli.weights.command import main
-from chatbridge.cli.weights.fetch import fetch_url
+from chatbridge.cli.weights.fetch_source import fetch_url
 from chatbridge.common.errors import DataError
 from chatbridge.datasets.remote_shards import download
 
