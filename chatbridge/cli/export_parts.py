@@ -14,9 +14,11 @@ from torch import Tensor
 
 from chatbridge.cli.export_added_rows import added_rows
 from chatbridge.cli.export_source import Source, language_tensors, open_source, whole_tensors
+from chatbridge.cli.gguf_folder import write_gguf_settings
 from chatbridge.cli.weights.delta import NOT_COPIED
 from chatbridge.cli.weights.shard_writer import split_into_shards, write_index, write_json, write_safetensors
 from chatbridge.common.extras import need
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.models.component_tensors import by_component
 from chatbridge.models.language._llava_folder import language_settings
 from chatbridge.models.language.causal_lm import CausalLM
@@ -173,7 +175,9 @@ def _whole_part(source: Source, name: str) -> Part:
 
 def copy_settings(language: CausalLM, folder: Path | None, path: Path, dtype: torch.dtype | None) -> None:
     """Copy config, generation settings, tokenizer and licence; the config names the dtype of the tensors."""
-    if folder is None:
+    if folder is not None and is_gguf_name(folder):
+        write_gguf_settings(folder, path, dtype, has_tokenizer=language.config.tokenizer is None)
+    elif folder is None:
         language.lm.config.save_pretrained(path)
     else:
         for file in sorted(folder.iterdir()):

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chatbridge.common.errors import ConfigError, Problem, nearest
+from chatbridge.common.gguf_header import read_header
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.common.log import get_logger
+from chatbridge.conversation.gguf_tokenizer import differences
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.language import LanguageModel
 
@@ -32,9 +35,26 @@ def read_tokenizer(language: LanguageModel, added: Sequence[str] = ()) -> Tokeni
         raise ConfigError([Problem(SETTING, fault, hint=HINT)])
     if problems := known_already(tokenizer, folder):
         raise ConfigError(problems)
+    if problems := other_than_file(tokenizer, language):
+        raise ConfigError(problems)
     if note := padding_note(tokenizer):
         log.warning("%s", note)
     return tokenizer
+
+
+def other_than_file(tokenizer: Tokenizer, language: LanguageModel) -> list[Problem]:
+    """A problem when a tokenizer folder beside a GGUF file has other ids than the file."""
+    weights, folder = getattr(language.config, "weights", None), language.tokenizer_folder
+    if weights is None or folder is None or folder == weights or not is_gguf_name(weights):
+        return []
+    wrong = list(differences(read_header(weights), tokenizer.inner.get_vocab(), tokenizer.eos_id))
+    if not wrong:
+        return []
+    more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
+    message = f"{folder} is not the tokenizer of {weights}: {'; '.join(wrong[:3])}{more}"
+    return [
+        Problem(SETTING, message, hint="leave `tokenizer` out: the file has its own, or name the one of this model")
+    ]
 
 
 def id_fault(tokenizer: Tokenizer, folder: Path) -> str | None:

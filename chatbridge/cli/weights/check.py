@@ -11,7 +11,9 @@ from typing import Any
 from chatbridge.cli.arguments import add_model_config
 from chatbridge.cli.weights.check_released import check_base, check_released, check_trained
 from chatbridge.cli.weights.file_check import FileCheck, compare, placeholders
+from chatbridge.cli.weights.gguf_listing import check_gguf
 from chatbridge.common.errors import ConfigError
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.config.constraints import missing_path
 from chatbridge.config.merge import placed
 from chatbridge.conversation.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -26,7 +28,7 @@ from chatbridge.models.importers.released import is_released_file
 from chatbridge.models.language._causal_lm_folder import is_buffer
 from chatbridge.models.language._llava_folder import language_settings, without_media
 from chatbridge.models.tensor_headers import read_headers
-from chatbridge.models.tokenizer_loading import id_fault, known_already, padding_note
+from chatbridge.models.tokenizer_loading import id_fault, known_already, other_than_file, padding_note
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,6 +99,9 @@ def _language(model: ChatModel, folder: Path) -> FileCheck:
     lm: Any = getattr(model.language, "lm", None)
     if lm is None:
         return _readable("language", folder)
+    tied = set(getattr(lm, "all_tied_weights_keys", {}) or ())
+    if is_gguf_name(folder):
+        return check_gguf(folder, without_adapters(lm), tied)
     try:
         state = placeholders(folder)
     except ValueError as error:
@@ -109,13 +114,13 @@ def _language(model: ChatModel, folder: Path) -> FileCheck:
     buffers = [key for key in state if is_buffer(key)]
     found.notes.dropped |= dict.fromkeys(buffers, "buffer computed from the sizes")
     state = {key: value for key, value in state.items() if key not in found.notes.dropped}
-    found.match(without_adapters(lm), state, set(getattr(lm, "all_tied_weights_keys", {}) or ()))
+    found.match(without_adapters(lm), state, tied)
     return found
 
 
 def _tokenizer(model: ChatModel, folder: Path) -> Iterator[FileCheck]:
     """Yield problems only: ids beyond the embeddings, or unreadable files."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not is_gguf_name(folder) and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return  # weights only
     try:
         tokenizer = Tokenizer.from_pretrained(folder, model.language.num_embeddings, model.config.added_tokens)
@@ -124,6 +129,7 @@ def _tokenizer(model: ChatModel, folder: Path) -> Iterator[FileCheck]:
         return
     problems = [fault] if (fault := id_fault(tokenizer, folder)) else []
     problems += [problem.message for problem in known_already(tokenizer, folder)]
+    problems += [problem.message for problem in other_than_file(tokenizer, model.language)]
     notes = LoadNotes(dropped={"padding id": note} if (note := padding_note(tokenizer)) else {})
     if problems or notes.dropped:
         yield FileCheck("language (tokenizer)", folder, len(tokenizer.written_ids()), notes, problems=problems)

@@ -1,5 +1,5 @@
-"""`chatbridge weights convert SRC DST`: write a released file as safetensors with ChatBridge's tensor names, or a part
-of BLIP-2 with those of another library."""
+"""`chatbridge weights convert SRC DST`: write a released file as safetensors with ChatBridge's tensor names, a part
+of BLIP-2 with those of another library, or a GGUF file as a folder of transformers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from chatbridge.cli.gguf_folder import write_gguf_folder
 from chatbridge.cli.weights.clip_folder import ACTIVATIONS, write_clip_folder
 from chatbridge.cli.weights.language_folder import DTYPES, write_language_folder
 from chatbridge.cli.weights.part_of_file import KINDS, part_of, remove_prefix
 from chatbridge.cli.weights.shard_writer import write_safetensors
 from chatbridge.common.errors import nearest
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.models.bridges._qformer_checkpoint import to_released
 from chatbridge.models.component import State
 from chatbridge.models.encoders._blip2_vision_names import KEY_BIAS, to_huggingface, to_lavis
@@ -32,8 +34,11 @@ BLIP2 = ("eva_vit", "qformer")  # parts that transformers and LAVIS have too
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tensors of one part as safetensors, with the names that its `weights:` setting reads. --part none keeps
-    all names (any pickled or sharded file as one safetensors file); --part clip writes a folder for hf_vision."""
+    all names (any pickled or sharded file as one safetensors file); --part clip writes a folder for hf_vision. A .gguf
+    file is dequantised and written as a folder of transformers with its tokenizer, for causal_lm."""
     given = _parser().parse_args(arguments)
+    if is_gguf_name(given.source):
+        return _write_gguf(given)
     part = KINDS[given.part][0].get(given.part) if given.part in BLIP2 else None
     source = LazyTensors(given.source, None if part is None else part.names_within)
     if given.part != "none":
@@ -52,10 +57,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _write_gguf(given: argparse.Namespace) -> int:
+    """Write the language model of a GGUF file as a folder, and print what it holds. Raises ValueError."""
+    if given.part not in ("auto", "causal_lm") or given.base is not None or given.names != "chatbridge":
+        raise ValueError(
+            f"{given.source} is a whole language model: it is written as a folder of transformers, without --part, "
+            "--base and --names"
+        )
+    number, num_bytes = write_gguf_folder(given.source, given.target, DTYPES.get(given.dtype))
+    size = readable_size(num_bytes)
+    print(f"{given.target}: {number} tensors, {size}, with the settings, the tokenizer and the chat template of the "
+          "file; set it as model.language.weights")  # fmt: skip
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chatbridge weights convert", description=main.__doc__)
-    parser.add_argument("source", type=Path, help=".pth, .pt, .bin, .safetensors, an index of shards, or a folder")
-    parser.add_argument("target", type=Path, help="NAME.safetensors; of --part clip a folder that does not exist yet")
+    parser.add_argument(
+        "source", type=Path, help=".pth, .pt, .bin, .safetensors, .gguf, an index of shards, or a folder"
+    )
+    parser.add_argument(
+        "target", type=Path, help="NAME.safetensors; of --part clip and of a .gguf a folder that does not exist yet"
+    )
     parser.add_argument("--part", default="auto", help=f"auto, none, clip, or one of {', '.join(KINDS)}")
     parser.add_argument(
         "--names", choices=("chatbridge", *NAMES), default="chatbridge",
@@ -66,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         help="with --part causal_lm and TextBind's file: the language model that was trained. A folder is written with "
         "its settings and tokenizer, for a language model in 8 or 4 bits",
     )  # fmt: skip
-    parser.add_argument("--dtype", choices=("keep", *DTYPES), default="keep", help="of the tensors; with --base")
+    parser.add_argument(
+        "--dtype", choices=("keep", *DTYPES), default="keep", help="of the tensors; with --base, or of a .gguf"
+    )
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, default=ACTIVATIONS[0],
         help="of --part clip: quick_gelu of OpenAI's weights, gelu of most others of open_clip",

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from chatbridge.cli.weights.gguf_listing import print_header
+from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.models.importers.chatbind_names import has_language, is_chatbind
 from chatbridge.models.importers.flamingo_names import is_flamingo, parts_of
 from chatbridge.models.importers.textbind_names import is_textbind
@@ -19,10 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """List names, shapes and types of the tensors in a file, an index of shards or a model folder. Reads no tensor,
     executes no code."""
     parser = argparse.ArgumentParser(prog="chatbridge weights inspect", description=main.__doc__)
-    parser.add_argument("file", type=Path, help=".safetensors, .pth, .pt, .bin, an index of shards, or a folder")
+    parser.add_argument("file", type=Path, help=".safetensors, .pth, .pt, .bin, .gguf, an index of shards, or a folder")
     parser.add_argument("--match", default="", metavar="TEXT", help="only tensors whose name contains TEXT")
     parser.add_argument("--json", action="store_true", help="one line of JSON per tensor")
     given = parser.parse_args(arguments)
+    if is_gguf_name(given.file):
+        print_header(given.file, given.match, given.json)
+        return 0
     headers = read_headers(given.file)
     matching = {name: header for name, header in headers.items() if given.match in name}
     for name, header in matching.items():

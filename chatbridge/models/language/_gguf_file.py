@@ -109,13 +109,21 @@ def own_dtype(header: GGUFHeader) -> torch.dtype:
 
 def unread(header: GGUFHeader, names: Iterable[str]) -> list[str]:
     """Tensors of a file that no tensor of the model is made of: transformers leaves them out without a word."""
-    if header.family not in PLAIN:
+    table = name_table(header)
+    if table is None:
         return []
-    gguf: Any = need("gguf", PURPOSE)
-    family = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == header.family)
-    table = gguf.get_tensor_name_map(family, header.of_family("block_count"))
     own = {table.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
     return [name for name in header.tensors if name not in own and name != ROPE_FREQS]
+
+
+def name_table(header: GGUFHeader) -> Any:
+    """The package's table of names, whose `get_name` turns transformers' name into the file's. None for families whose
+    tensors are joined or divided when they are read."""
+    if header.family not in PLAIN:
+        return None
+    gguf: Any = need("gguf", PURPOSE)
+    family = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == header.family)
+    return gguf.get_tensor_name_map(family, header.of_family("block_count"))
 
 
 def _line(kind: str, names: list[str]) -> str:
