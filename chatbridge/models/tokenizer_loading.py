@@ -31,11 +31,11 @@ def read_tokenizer(language: LanguageModel, added: Sequence[str] = ()) -> Tokeni
         hint = "name a Hugging Face model folder"
         raise ConfigError([Problem(SETTING, "is missing: no weights to take it from", hint=hint)])
     tokenizer = Tokenizer.from_pretrained(folder, language.num_embeddings, added)
+    if problems := other_than_file(tokenizer, language):
+        raise ConfigError(problems)
     if fault := id_fault(tokenizer, folder):
         raise ConfigError([Problem(SETTING, fault, hint=HINT)])
     if problems := known_already(tokenizer, folder):
-        raise ConfigError(problems)
-    if problems := other_than_file(tokenizer, language):
         raise ConfigError(problems)
     if note := padding_note(tokenizer):
         log.warning("%s", note)
