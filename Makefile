@@ -9,7 +9,7 @@ DOCS_STAMP := $(VENV)/.docs-installed
 PAGES := build/pages
 WORKERS ?= 2
 
-.PHONY: help venv quickstart real demo test slow docs lint format clean
+.PHONY: help venv quickstart real demo test slow docs lint format clean benchmarks
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ test: lint ## set-up, lint and the tests
 
 slow: $(STAMP) ## the end-to-end tests, minutes
 	$(BIN)/python -m pytest -m slow
+
+benchmarks: $(STAMP) ## every CPU benchmark in one go, about 15 minutes; tables in benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.suite
 
 docs: $(DOCS_STAMP) ## the site of README.md and docs/, in site/; a broken link or API name is an error
 	@rm -rf $(PAGES) site && mkdir -p $(PAGES)
