@@ -4,6 +4,7 @@
     llava_instruct_150k, llava_instruct_80k     stage 2: images of COCO
     llava_conversation_58k, llava_detail_23k,   its three parts
     llava_complex_reasoning_77k
+    llava_v15_665k                              stage 2 of LLaVA 1.5: images of five sets, each in its folder
 
     python -m dataset_prep.llava llava_cc3m_595k --list raw/chat.json --zip raw/images.zip
     python -m dataset_prep.llava llava_instruct_150k --list raw/llava_instruct_150k.json
@@ -59,6 +60,7 @@ SETS = {
     "llava_conversation_58k": PublishedSet("conversation_58k.json", 58_000),
     "llava_detail_23k": PublishedSet("detail_23k.json", 23_000),
     "llava_complex_reasoning_77k": PublishedSet("complex_reasoning_77k.json", 77_000),
+    "llava_v15_665k": PublishedSet("llava_v1_5_mix665k.json", 665_000, is_coco=False),
 }
 
 

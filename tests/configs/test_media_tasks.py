@@ -48,6 +48,7 @@ EXPECTED = {  # YAML -> its model, questions per task, headline, its value where
     "vatex": (says(("", "a man")), {"vatex": 2}, "cider", None, ("video",)),
     "clotho": (says(("", "A motor.")), {"clotho": 2}, "cider", None, ("audio",)),
     "audiocaps": (says(("", "wind")), {"audiocaps": 2}, "cider", None, ("audio",)),
+    "clotho_aqa": (says(("falls", "Rain."), ("", "yes")), {"clotho_aqa": 3}, "exact_match", 2 / 3, ("audio",)),
     "valor32k": (says(("", "a bus")), {"valor32k": 2}, "cider", None, ("video", "audio")),
     "avsd": (says(("", "no")), {"avsd": 2, "avsd_with_audio": 2}, "cider", None, ("video",)),
     "msvd_qa": (says(("peanut", "A squirrel."), ("", "a man")), {"msvd_qa": 2}, "exact_match", 0.5, ("video",)),
@@ -113,6 +114,10 @@ def test_a_set_is_asked_and_scored(name: str, here: Path):
             assert found["by"]["domain"].keys() == {"in-domain", "out-domain"}
         if name == "music_avqa":
             assert found["by"]["type"].keys() == {"Audio Counting", "Audio-Visual Comparative", "Visual Location"}
+        if name == "clotho_aqa":  # one annotator said yes of the rain, and none of the bells
+            by_kind = {key: one["exact_match"] for key, one in found["by"]["asks"].items()}
+            strict = found["by"]["agreement"]["3 of 3"]
+            assert by_kind == {"yes_no": 0.5, "word": 1.0} and (strict["exact_match"], strict["count"]) == (0.5, 2)
         if name == "msrvtt_qa":
             assert found["by"]["asks"].keys() == {"what", "who"}
 

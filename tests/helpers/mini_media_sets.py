@@ -13,6 +13,7 @@ from tests.helpers.caption_files import AUDIOCAPS, CLOTHO, DESCRIPTIONS, JSFUSIO
 from tests.helpers.dialogue_files import AVSD_MULTIREF, AVSD_TEST
 from tests.helpers.miniature import encoded
 from tests.helpers.odd_videos import write_timed_video
+from tests.helpers.question_files import CLOTHO_AQA
 from tests.helpers.tiny_media import jpeg, wav
 
 TIMES_S = [0.0, 0.1, 0.2]
@@ -88,6 +89,7 @@ FILES: Mapping[str, Any] = {
         {"videoID": "SFAm_2b4zxM_000000_000010", "enCap": ["A girl dances.", "A child dances on a stage."]}],
     "clotho/clotho_captions_evaluation.csv": CLOTHO,
     "audiocaps/test.csv": AUDIOCAPS,
+    "clotho_aqa/clotho_aqa_test.csv": CLOTHO_AQA,
     "valor32k/desc_test.json": [
         {"video_id": "x-2Abohj8VY_30.000_40.000", "desc": "With the rumble of an engine, a bus starts."},
         {"video_id": "0SdAVK79lg4_30.000_40.000", "desc": "A man speaks while a dog barks."}],
@@ -104,6 +106,7 @@ MEDIA = (
     "msrvtt/videos/video7010.mp4", "msrvtt/videos/video7011.mp4",
     "vatex/videos/Ptf_2VRj-V0_000122_000132.mp4", "vatex/videos/SFAm_2b4zxM_000000_000010.mp4",
     "clotho/evaluation/Santa Motor.wav", "clotho/evaluation/Radio Garble.wav",
+    "clotho_aqa/audio_files/Wind and Rain.wav", "clotho_aqa/audio_files/bells.wav",
     "audiocaps/test/Y7fmOlUlwoNg_20_30.wav", "audiocaps/test/103548.wav",
     "valor32k/videos/x-2Abohj8VY_30.000_40.000.mp4", "valor32k/videos/0SdAVK79lg4_30.000_40.000.mp4",
     "avsd/Charades_vu17_test_480/7UPGT.mp4", "avsd/Charades_vu17_test_480/2WSPB.mp4",

@@ -56,6 +56,13 @@ KARPATHY = {
 }  # fmt: skip
 FLICKR = {"dataset": "flickr30k", "images": [
     {"filename": "1000092795.jpg", "split": "train", "imgid": 0, "sentences": [{"raw": "Two men."}]}]}  # fmt: skip
+CLOTHO_AQA = (  # three annotators per question
+    "file_name,QuestionText,answer,confidence\n"
+    "Wind and Rain.wav,Is it raining?,yes,yes\nWind and Rain.wav,Is it raining?,Yes,maybe\n"
+    'Wind and Rain.wav,"What falls, on the roof?",rain,yes\nWind and Rain.wav,Is it raining?,no,no\n'
+    'Wind and Rain.wav,"What falls, on the roof?",rain,yes\nWind and Rain.wav,"What falls, on the roof?",rain,yes\n'
+    "bells.wav,Is it raining?,no,yes\nbells.wav,Is it raining?,no,yes\nbells.wav,Is it raining?,no,yes\n"
+)
 QA_VIDEO = [{"answer": "couch", "category_id": 14, "id": 0, "question": "what is a man sitting on?", "video_id": 7},
             {"answer": 2, "category_id": 14, "id": 1, "question": "how many men?", "video_id": 9}]  # fmt: skip
 
@@ -247,6 +254,15 @@ QUESTION_FILES = {
         references=("yes",), details={"modality": "Audio-Visual", "kind": "Existential"},
         first=(ask("Is the guzheng on the left louder than the flute?", "00000272.mp4", "00000272.mp4"), reply("yes")),
         breaks=((0, "templ_values"), "[\"guzheng\"]", "has 3 slots and 'templ_values' has 1"),
+    ),
+    "clotho_aqa": Miniature(
+        builder="questions", settings={"format": "clotho_aqa", "tag": "ta-qa", "answer": "majority"}, count=3,
+        files={"clotho_aqa_train.csv": CLOTHO_AQA}, id="Wind and Rain_0", media=("Wind and Rain.wav",),
+        references=("yes", "yes", "no"),
+        details={"file_name": "Wind and Rain.wav", "asks": "yes_no", "agreement": "2 of 3"},
+        first=(ask("Is it raining?", "Wind and Rain.wav"), reply("yes")),
+        breaks=((), CLOTHO_AQA.replace("bells.wav,Is it raining?,no,yes", ",Is it raining?,no,yes"),
+                "line 8: 'file_name' is the text ''"),
     ),
     "avqa": Miniature(
         builder="questions", settings={"format": "avqa", "tag": "tva-qa", "choices": True}, count=1, id="183",

@@ -35,6 +35,7 @@ from chatbridge.datasets.builders._prompts import QUESTION
 from chatbridge.datasets.builders._turn_messages import NO_QUESTION, answered, place_one_turn
 from chatbridge.datasets.builders.base import BUILDERS, draw
 from chatbridge.datasets.formats import avhbench, multis
+from chatbridge.datasets.formats.audio_questions import AUDIO_QUESTION_FORMATS
 from chatbridge.datasets.formats.image_questions import IMAGE_QUESTION_FORMATS
 from chatbridge.datasets.formats.records import QuestionRecord
 from chatbridge.datasets.formats.sentiment import SENTIMENT_FORMATS
@@ -44,7 +45,7 @@ from chatbridge.datasets.formats.vqa import OCR, OCR_FORM, VQA_FORMATS
 
 FormatName = Literal[
     "multis", "vqa", "vqav2", "okvqa", "aokvqa", "textvqa", "gqa", "vg", "ocrvqa", "ocrvqa_list", "clevr", "msrvttqa",
-    "msvdqa", "avqa", "mosei", "vizwiz", "pope", "avhbench",
+    "msvdqa", "avqa", "mosei", "vizwiz", "pope", "avhbench", "clotho_aqa",
 ]  # fmt: skip
 
 
@@ -58,7 +59,7 @@ class Questions(AnnotatedMedia[QuestionRecord]):
         asks: ClassVar[bool] = True
         formats: ClassVar = {
             "multis": multis.QUESTIONS, **VQA_FORMATS, **SINGLE_ANSWER_FORMATS, **VIDEO_QUESTION_FORMATS,
-            **IMAGE_QUESTION_FORMATS, **SENTIMENT_FORMATS, "avhbench": avhbench.QUESTIONS,
+            **IMAGE_QUESTION_FORMATS, **SENTIMENT_FORMATS, **AUDIO_QUESTION_FORMATS, "avhbench": avhbench.QUESTIONS,
         }  # fmt: skip
         format: FormatName = "multis"  # layout of the file
         questions: Path | None = None  # vqav2, okvqa: the file with the questions; `annotations` has the answers
