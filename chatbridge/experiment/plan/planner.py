@@ -17,6 +17,7 @@ from chatbridge.experiment.build import Built, build_model
 from chatbridge.experiment.data import batching_of, with_steps
 from chatbridge.experiment.feature_cache.feature_sets import plan_features
 from chatbridge.experiment.media_plan import planned_route
+from chatbridge.experiment.plan.assumed_chat import AssumedChat
 from chatbridge.experiment.plan.hours import Work, hours, work_of
 from chatbridge.experiment.plan.memory import Memory, MemoryPlanner
 from chatbridge.experiment.plan.micro_batches import NUM_MEASURED, Batches, Kind, volume
@@ -173,7 +174,10 @@ def _layout(built: Built, run: PlannedRun) -> tuple[Layout | None, str]:
         return built.layout(config.template, config.data.max_tokens), ""
     note = "no tokenizer: lengths of the template are counted in words, 1.33 tokens each"
     try:
-        template = build_template(config.template, **template_strings(config.model, config.template))
+        if config.template == "hf_chat":  # which is in the tokenizer's folder
+            template, note = AssumedChat(None), f"{note}; the template is taken for ChatML"
+        else:
+            template = build_template(config.template, **template_strings(config.model, config.template))
         tokenizer: Any = WordTokenizer()
         slots = {modality: tokenizer.token_id(token) for modality, token in model.slot_tokens().items()}
         lengths, context = model.media_lengths(), model.language.max_positions
