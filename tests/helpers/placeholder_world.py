@@ -114,7 +114,7 @@ def stand_in(mapping: dict[str, Any], problem: Problem, folder: Path) -> bool:
         return True
     if NOT_CACHED in problem.message:  # an id of the Hub: a folder for the language model, random encoders
         name = str(_get(mapping, problem.path)).replace("/", "_")
-        _set(mapping, problem.path, f"{folder.parent}/{name}" if problem.path == "model.language.weights" else None)
+        _set(mapping, problem.path, f"{folder.parent}/hub/{name}" if problem.path == "model.language.weights" else None)
         return True
     found = ABSENT.search(problem.message)
     if found is None:
