@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,8 +49,15 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def names(*folders: str) -> list[str]:
-    return [str(path) for folder in folders for path in FILES[folder]]
+QUICK_MODERN = {"modern_2b", "modern_stage1", "modern_stage2", "modern_eval", "modern_8x80gb_stage2"}
+
+
+def names(*folders: str) -> list[Any]:
+    """The files; those that build another large model of current parts are slow."""
+    paths = [path for folder in folders for path in FILES[folder]]
+    large = [path.name.startswith("modern_") and path.stem not in QUICK_MODERN and "mixtures" not in path.parts
+             for path in paths]  # fmt: skip
+    return [pytest.param(str(one), marks=pytest.mark.slow if slow else ()) for one, slow in zip(paths, large)]
 
 
 def test_all_files_are_found():
