@@ -2,6 +2,7 @@
 
     both   "Name the thing in the picture and the thing you hear."  Four options, of which two have the right picture
            and two the right sound: chance is 25 %, and a model that uses one of the two media reaches 50 %.
+           All four are of things of one half.
     same   "Does the thing in the picture make this sound?"  Chance is 50 %, also with one of the two media.
 
 Every thing is as often right as wrong in either place. A combination that is asked about was in no training
@@ -49,10 +50,21 @@ def training(pictures: Files, sounds: Files, seed: int) -> Iterator[Record]:
 
 
 def test(pictures: Files, sounds: Files, seed: int) -> Iterator[Record]:
-    """Questions with held-out pictures and sounds of every thing that has both."""
+    """Questions with held-out pictures and sounds of every thing that has both.
+
+    All names of a question are of the same half: names of the paired half are more likely in an answer about two media
+    whatever is seen and heard, which would tell the right option beside one of the other half.
+    """
     names = [name for name in sorted(pictures) if name in sounds]
     trained = _trained_pairs(names, seed)
-    order = ring(names, seed, "pairs test")
+    for half in (False, True):
+        order = ring([name for name in names if is_paired(name) == half], seed, f"pairs test {half}")
+        yield from _of_half(order, trained, pictures, sounds, seed)
+
+
+def _of_half(
+    order: Sequence[str], trained: set[tuple[str, str]], pictures: Files, sounds: Files, seed: int
+) -> Iterator[Record]:
     number = 0
     for turn, (step, other_seen, other_heard) in enumerate(_steps(len(order), seed)):
         for at, name in enumerate(order):

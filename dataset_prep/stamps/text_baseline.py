@@ -44,6 +44,30 @@ def text_baseline(training: Iterable[Record], test: Sequence[Record]) -> dict[st
     return {kind: (right[kind] / total[kind], chance[kind] / total[kind], total[kind]) for kind in total}
 
 
+def word_prior(training: Iterable[Record], test: Sequence[Record]) -> dict[str, float]:
+    """Kind of question -> share that is right when the option is chosen whose words are the most frequent ones in the
+    training answers to questions with the same media."""
+    counts: dict[str, Counter[str]] = {}
+    for one in training:
+        for asked, answer in zip(one["messages"][0::2], one["messages"][1::2], strict=True):
+            counts.setdefault(_media(asked["content"]), Counter()).update(_words(answer["content"]))
+    right: dict[str, list[float]] = {}
+    for one in test:
+        details, known = one["details"], counts.get(_media(one["messages"][-2]["content"]), Counter())
+        scores = {
+            letter: sum(math.log(known[word] + SMOOTHING) for word in _words(option))
+            for letter, option in details["options"].items()
+        }
+        best = [letter for letter, score in scores.items() if score == max(scores.values())]
+        right.setdefault(details["kind"], []).append((details["answer"] in best) / len(best))
+    return {kind: sum(found) / len(found) for kind, found in right.items()}
+
+
+def _media(content: str | Sequence[Record]) -> str:
+    """The media of a message, in any order."""
+    return "" if isinstance(content, str) else " ".join(sorted(part["type"] for part in content))
+
+
 def _score(
     option: str, asked: Sequence[str], answers: Counter[str], words: dict[str, Counter[str]], size: int
 ) -> float:

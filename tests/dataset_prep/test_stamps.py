@@ -231,6 +231,7 @@ def test_options_of_a_pair(written: tuple[Path, Record]) -> None:
         at = list(options).index(one["details"]["answer"])
         assert seen.count(seen[at]) == heard.count(heard[at]) == 2
         assert len(set(options.values())) == 4
+        assert {pairs.is_paired(name) for name in (*seen, *heard)} == {one["details"]["paired"] == "known"}
 
 
 def test_pairs_of_the_test_are_new(written: tuple[Path, Record]) -> None:
@@ -254,6 +255,7 @@ def test_text_baseline_is_at_chance_and_finds_a_leak(written: tuple[Path, Record
     for name, found in written[1]["text_only"].items():
         spread = (found["chance"] * (1 - found["chance"]) / found["questions"]) ** 0.5
         assert found["text_only"] <= found["chance"] + 3 * spread, name
+        assert found["word_prior"] <= found["chance"] + 3 * spread, name
     leak = [record("x", [text(f"Is it loud {word}?")], word.title()) for word in ("yes", "no") for _ in range(5)]
     options = {"A": "Yes", "B": "No"}
     test = [
