@@ -134,7 +134,7 @@ def _once(benchmark: Benchmark, out: Path, is_quick: bool, outcome: Outcome) -> 
     except subprocess.TimeoutExpired:
         _end(child)
         return f"took longer than its limit of {benchmark.limit_s} s"
-    except BaseException:  # Ctrl-C: its workers are in a session of their own
+    except BaseException:  # Ctrl-C or SIGTERM: its workers are in a session of their own
         _end(child)
         raise
     outcome.table = ANSI.sub("", printed).strip()
@@ -253,5 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def command(arguments: Sequence[str] | None = None) -> int:
+    """`main` in a process of its own, which ends its benchmark when it is terminated."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return main(arguments)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command())

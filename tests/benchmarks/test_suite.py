@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +76,28 @@ def test_a_failing_benchmark_does_not_end_the_others(tmp_path: Path, monkeypatch
     assert "a table" in page.read_text()
     raw = json.loads((tmp_path / "out/fine.json").read_text())
     assert raw["spread"] == {"x": {"median": 2, "min": 2, "max": 2}} and len(raw["repeats"]) == 2
+
+
+def test_a_benchmark_ends_with_the_suite(tmp_path: Path):
+    """fails when a suite that is terminated leaves a benchmark running"""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/hangs.py").write_text(
+        "import os, pathlib, time\npathlib.Path('started').write_text(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    code = (
+        "import sys; from pathlib import Path; from benchmarks import suite\n"
+        f"suite.ROOT = Path({str(tmp_path)!r}); suite.ALL = (suite.Benchmark('hangs', 'h'),)\n"
+        "suite.command(['--quick', '--out', 'out'])"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    started = tmp_path / "started"
+    while not (started.exists() and started.read_text()):
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.terminate()
+    assert child.wait() == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
 
 
 @pytest.mark.slow
