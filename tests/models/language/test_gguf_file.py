@@ -10,9 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from chatbridge.cli.export_parts import copy_settings
 from chatbridge.cli.weights import convert, inspect
 from chatbridge.cli.weights.gguf_listing import check_gguf
 from chatbridge.common.errors import ConfigError
+from chatbridge.common.file_kind import read_json_object
 from chatbridge.common.gguf_header import read_header
 from chatbridge.conversation.tokenizer import Tokenizer
 from chatbridge.models.language.causal_lm import CausalLM
@@ -194,6 +196,53 @@ def test_a_tensor_that_is_not_of_the_model_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r"not of this model: blk.0.spare.weight"):
         loaded(path)
+
+
+def test_a_sentencepiece_vocabulary_merges_by_its_scores_and_falls_back_on_bytes(tmp_path):
+    """Fails when merges are in another order, the first blank gets lost or added, or unknown letters become <unk>."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
+
+    def written(name: str, has_prefix: bool) -> Tokenizer:
+        import gguf
+
+        writer = gguf.GGUFWriter(str(tmp_path / name), "llama")
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores([0.0] * 259 + [-9.0, -9.0, -9.0, -1.0, -2.0, -3.0])
+        writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * 6)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+        writer.add_add_space_prefix(has_prefix)
+        return Tokenizer.from_pretrained(finish(writer, tmp_path / name))
+
+    with_prefix, without = written("with.gguf", True), written("without.gguf", False)
+    names = with_prefix.inner.convert_ids_to_tokens
+    assert names(with_prefix.encode("ab aé")) == ["▁ab", "▁a", "<0xC3>", "<0xA9>"]
+    assert names(without.encode("ab a")) == ["ab", "▁a"]
+    for text in ("ab a", "<s> a", " b"):
+        assert with_prefix.decode(with_prefix.encode(text)) == text
+        assert without.decode(without.encode(text)) == text and 1 not in without.encode(text)
+    assert (without.bos_id, without.eos_id) == (1, 2)
+
+
+def test_an_export_writes_the_settings_and_the_tokenizer_of_the_file(full, tmp_path):
+    """Fails when an export looks for settings beside the file, as it does in a folder."""
+    copy_settings(CausalLM(CausalLM.Config(weights=full)), full, tmp_path, torch.bfloat16)
+    assert read_json_object(tmp_path / "config.json")["dtype"] == "bfloat16"
+    assert Tokenizer.from_pretrained(tmp_path).encode("th") == [259]
+
+
+def test_torchao_stores_the_dequantised_weights_in_8_bits(full):
+    """Fails when the accepted quantizer is not in effect for a GGUF file, or breaks its values."""
+    pytest.importorskip("torchao")
+    config = CausalLM.Config(weights=full, load_in_8bit=True, quantizer="torchao")
+    assert list(config.problems()) == []
+    model = CausalLM(config)
+    model.requires_grad_(False)
+    assert "in 8 bit by torchao" in model.load(torch.device("cpu"), torch.float32)
+    difference = (logits(model) - logits(loaded(full))).abs().max()
+    assert 0 < difference < 0.05
 
 
 def test_inspect_check_and_convert_read_the_file(full, tmp_path, capsys):
