@@ -96,10 +96,10 @@ class HFAudio(HFTower):
 
     def read_tower(self) -> tuple[Any, int, str]:
         """The tower of the folder, with the positions of the first `max_source_positions` tokens."""
-        whole, wanted = self.config.whole_settings, self.config.settings
-        if whole is wanted:
+        folder, whole, wanted = self.config.folder, self.config.whole_settings, self.config.settings
+        if folder is None or whole is wanted:
             return super().read_tower()
-        tower, surplus, prefix = read_tower(self.config.folder, whole, self.output.unused)
+        tower, surplus, prefix = read_tower(folder, whole, self.output.unused)
         kept = wanted.max_source_positions
         positions = tower.embed_positions
         shorter = nn.Embedding(kept, positions.embedding_dim, device="meta").requires_grad_(False)
