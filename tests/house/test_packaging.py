@@ -145,7 +145,20 @@ def test_make_lists_its_targets(repository: Path):
         pytest.skip("no make here")
     done = subprocess.run(["make", "--no-print-directory"], cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    targets = ["help", "venv", "quickstart", "demo", "test", "slow", "docs", "lint", "format", "clean"]
+    targets = [
+        "help",
+        "venv",
+        "quickstart",
+        "real",
+        "demo",
+        "test",
+        "slow",
+        "benchmarks",
+        "docs",
+        "lint",
+        "format",
+        "clean",
+    ]
     assert re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE) == targets
 
 
