@@ -83,6 +83,27 @@ def test_stage_1_from_its_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert "already done" in capsys.readouterr().out
 
 
+def test_the_mix_of_llava_15_keeps_folders_and_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """fails when a name loses the folder of its set, a text-only chat is left out, or a missing image is not listed"""
+    monkeypatch.chdir(tmp_path)
+    records = [
+        record(0, "<image>\nWhat is it?", "A dog.", image="coco/train2017/000000000009.jpg"),
+        record(1, "<image>\nWho wrote it?", "Ann.", "Which year?", "1999.", image="ocr_vqa/images/1.jpg"),
+        record(2, "Write a line.", "A line.", model=""),
+        record(3, "<image>\nWhere?", "Left.", image="vg/VG_100K/2.jpg"),
+    ]
+    images = tmp_path / "data/llava/llava_v15_665k/images"
+    for name in ("coco/train2017/000000000009.jpg", "vg/VG_100K/2.jpg"):
+        (images / name).parent.mkdir(parents=True)
+        (images / name).write_bytes(jpeg(5))
+    assert llava.main(["llava_v15_665k", "--list", str(write_json(tmp_path / "mix.json", records))]) == 0
+    assert skips(tmp_path / "data/llava/llava_v15_665k.skipped.jsonl") == {"r1": "its image does not exist"}
+    source = source_of("llava_v15_665k")
+    assert [parts(source, index) for index in range(3)] == [
+        ["000000000009.jpg", "What is it?"], ["Write a line."], ["2.jpg", "Where?"]
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("folder", ["train2014", "train2017"])
 def test_stage_2_finds_every_release_of_coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str):
     """fails when names of LLaVA do not become those of the files, or turns are lost"""

@@ -20,7 +20,7 @@ STATED = {
     name: (steps, conversations, memory, hours) for name, steps, conversations, memory, hours in ROW.findall(PAGE)
 }
 CARDS = {"modern": ("rtx4090", 1), "modern_80gb": ("a100", 1), "modern_8x80gb": ("a100", 8)}
-QUICK = "modern_stage1"
+QUICK = "modern_stage2"
 EACH = [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STATED]
 
 
