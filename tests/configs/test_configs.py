@@ -49,7 +49,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-QUICK_MODERN = {"modern_2b", "modern_stage1", "modern_stage2", "modern_eval", "modern_8x80gb_stage2"}
+QUICK_MODERN = {"modern_2b", "modern_stage1", "modern_stage2", "modern_eval"}
 
 
 def names(*folders: str) -> list[Any]:

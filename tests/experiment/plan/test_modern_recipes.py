@@ -56,7 +56,8 @@ def test_the_plan_is_the_one_of_the_page(name: str, empty: Path, capsys: pytest.
     assert "the template is taken for ChatML" in text and not any(Path(".").glob("runs"))
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STATED)
 def test_a_check_lists_nothing_but_absent_files(name: str, empty: Path, monkeypatch: pytest.MonkeyPatch):
     """fails when a recipe has a mistake beside the files that are not there, or one of them is not named"""
     monkeypatch.setenv("WORLD_SIZE", str(CARDS[name.rpartition("_")[0]][1]))
