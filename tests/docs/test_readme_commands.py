@@ -36,7 +36,7 @@ CHECKED = ("train.py", "chatbridge.cli.train", "chatbridge.cli.evaluate")  # wit
 RUN = ("chatbridge.cli.score", "chatbridge.cli.compare")  # they need no model, so the command itself is run
 WITH_MORE = ("judge", "meteor.tables=")  # settings of metrics that need grades, or seconds for tables of paraphrases
 PACKAGES = {"meteor": "nltk"}
-OTHERS = ("sbatch", "vllm")  # programs that the pages start on other machines
+OTHERS = ("sbatch", "vllm", "hf", "wget", "unzip")  # programs of other machines, and programs that bring data
 
 
 class Block(NamedTuple):
