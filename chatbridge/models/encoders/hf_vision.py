@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
+from chatbridge.common.errors import Problem
 from chatbridge.common.types import Features
 from chatbridge.config.constraints import Range
 from chatbridge.models.component import LoadNotes, State
@@ -24,6 +26,7 @@ from chatbridge.processors import hf_image as preprocessing
 from chatbridge.processors.image_file import Background, color_of
 
 Colors = tuple[float, float, float]
+NAFLEX = ("siglip2_vision_model",)  # SigLIP 2 of fixed resolution is a siglip_vision_model
 
 
 @ENCODERS.register("hf_vision")
@@ -53,6 +56,15 @@ class HFVision(HFTower):
         drop_first: Annotated[int, Range(low=0)] = 0
 
         kind = "vision"
+
+        def problems(self) -> Iterator[str | Problem]:
+            found = list(super().problems())
+            yield from found
+            if not found and getattr(self.settings, "model_type", None) in NAFLEX:
+                name = "weights" if self.weights is not None else "architecture"
+                what = f"{self.weights or self.settings.model_type} is a SigLIP 2 of variable resolution (NaFlex)"
+                hint = "give one of fixed resolution, for example google/siglip2-base-patch16-224"
+                yield Problem(name, f"{what}, which reads patches; hf_vision reads square images", hint=hint)
 
         @property
         def side(self) -> int:
