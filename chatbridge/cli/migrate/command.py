@@ -110,7 +110,8 @@ def _after(result: Any, args: argparse.Namespace) -> Iterator[str]:
         yield f"\nthe new file does not pass its check yet ({len(result.mistakes)}):"
         yield textwrap.indent("\n\n".join(map(str, result.mistakes)), "  ")
     if result.needs:
-        yield "paths to give, or files to bring: " + ", ".join(one.path for one in result.needs)
+        needs = "paths to give, or files to bring: " + ", ".join(one.path for one in result.needs)
+        yield from textwrap.wrap(needs, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     if args.out is not None:
         command = "python train.py --cfg-path" if result.is_training else "python demo.py --cfg-path"
         yield f"\nwritten: {args.out}\nnext: {command} {args.out} --check"

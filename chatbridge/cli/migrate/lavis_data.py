@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from chatbridge.cli.migrate.lavis_processors import processor_rows, request_rows
 from chatbridge.cli.migrate.migration import Migration
-from chatbridge.cli.migrate.prompts import is_first_stage, minigpt4_prompts
+from chatbridge.cli.migrate.prompts import minigpt4_prompts
+from chatbridge.cli.migrate.shares import share_rows
 from chatbridge.common.errors import nearest
 from chatbridge.config.origins import MISSING
 
@@ -70,7 +72,8 @@ def data_rows(m: Migration) -> None:
         else:
             guess = nearest(name, FORMS)
             m.no_equal(f"datasets.{name}", FORM_HINT + (f". Nearest known: {guess}" if guess else ""))
-    _shares(m, {name: own for name, own in sources.items() if own})
+    share_rows(m, {name: own for name, own in sources.items() if own})
+    _model_prompt(m, [one for own in sources.values() for one in own])
 
 
 def _card(m: Migration, name: str) -> str:
@@ -90,7 +93,7 @@ def _card(m: Migration, name: str) -> str:
         else:
             note = f"the path of the shipped file is used: put or link the data there (dataset_prep/cards/{source}.md)"
             m.changed(key, f"base: datasets/{source}.yaml", f"{text} is not here; {note}")
-    _processors(m, name, source, cleans=bool(setting))
+    processor_rows(m, name, source, cleans=bool(setting))
     if name == "cc_sbu_align":
         minigpt4_prompts(m, source)
     return source
@@ -119,8 +122,8 @@ def _source(m: Migration, name: str, form: SourceForm) -> list[str]:
         m.target.set(f"{at}.tag", form.tag)
         m.target.set(f"{at}.annotations", file)
     _folders(m, name, names, form)
-    _processors(m, name, key, cleans=form.builder == "web_pairs")
-    _asked(m, name, names, form)
+    processor_rows(m, name, key, cleans=form.builder == "web_pairs")
+    request_rows(m, name, names, form.builder)
     return names
 
 
@@ -178,112 +181,14 @@ def _folders(m: Migration, name: str, sources: list[str], form: SourceForm) -> N
         m.no_equal(f"{at}.{split}", "no setting of a source; see docs/your_own_data.md")
 
 
-def _processors(m: Migration, name: str, source: str, cleans: bool) -> None:
-    """Rows of vis_processor, text_processor, data_type and the like."""
-    at = f"datasets.{name}"
-    encoder = f"model.encoders.{m.family.vision}"
-    for part in ("train", "eval"):
-        image = f"{at}.vis_processor.{part}"
-        if m.has(f"{image}.name"):
-            if m.family.is_lavis and part == "train":
-                note = (
-                    "images are resized to a square; LAVIS also crops and flips them at random, which has no key here"
-                )
-                m.no_equal(f"{image}.name", note)
-            else:
-                m.taken(f"{image}.name", f"{encoder}.train_resize: bicubic")
-        if m.has(f"{image}.image_size"):
-            size = m.value(f"{image}.image_size")
-            if part == "train" and m.original.get("model", "image_size") in (None, size):
-                m.taken(f"{image}.image_size", m.set(f"{encoder}.image_size", size))
-            else:
-                m.changed(f"{image}.image_size", f"{encoder}.image_size", "one size for training and evaluation")
-        m.not_needed(image, "the original does not use it")
-        text = f"{at}.text_processor.{part}"
-        if m.has(f"{text}.name"):
-            if cleans and part == "train":
-                m.taken(f"{text}.name", f"data.sources.{source}.cleaner: minigpt4")
-            elif m.family.is_minigpt4 or part == "eval":
-                m.not_needed(f"{text}.name", "the original does not apply it to this data set, or not in training")
-        if m.value(f"{text}.max_words") == 50:
-            m.not_needed(f"{text}.max_words", "captions of more than 50 words are cut by the template's max_tokens")
-    m.not_needed(f"{at}.vis_processor", "the original does not use it")
-    for key in ("data_type", "type", "config_path"):
-        m.not_needed(f"{at}.{key}", "the builder of the source decides")
-
-
-def _asked(m: Migration, name: str, sources: list[str], form: SourceForm) -> None:
-    """The request before a caption, and how texts are cleaned."""
-    at = f"datasets.{name}.text_processor.train"
-    prompt = m.value(f"{at}.prompt")
-    for source in sources:
-        if form.builder == "captions" and prompt:
-            m.target.set(f"data.sources.{source}.tag", "ti-cap")
-            m.target.set(f"data.sources.{source}.clean", True)
-            m.target.set(f"data.sources.{source}.prompt", str(prompt).strip())
-    if m.has(f"{at}.prompt"):
-        note = "text between image and caption that is not supervised" if prompt else ""
-        m.taken(f"{at}.prompt", f"data.sources.{sources[0]}.prompt", note)
-    if m.has(f"{at}.name"):
-        if form.builder == "captions":
-            here, note = (
-                f"data.sources.{sources[0]}.clean: true",
-                "lower case; other characters are stripped than in blip_caption",
-            )
-        else:
-            here, note = "", "questions and answers are used as they are, not in lower case"
-        m.changed(f"{at}.name", here, note)
-
-
-def _shares(m: Migration, sources: dict[str, list[str]]) -> None:
-    """Weights, batches and how conversations are mixed."""
-    ratios = {
-        name: m.value(f"run.train_dataset_ratios.{name}") or m.value(f"datasets.{name}.sample_ratio")
-        for name in sources
-    }
-    is_mix = len(sources) > 1
-    for name, own in sources.items():
-        for key in (f"datasets.{name}.sample_ratio", f"run.train_dataset_ratios.{name}"):
-            if m.has(key) and not is_mix:
-                m.not_needed(key, "there is one source")
-            elif m.has(key):
-                share = m.value(key)
-                share = share / len(own) if len(own) > 1 and isinstance(share, (int, float)) else share
-                m.taken(key, ", ".join(m.set(f"data.sources.{one}.weight", share) for one in own))
-    m.no_equal("run.train_dataset_ratios", "names a data set that the file does not have")
-    if is_mix and any(value is not None for value in ratios.values()):
-        m.implied.append((m.set("data.mix", "step"), "every step takes all its conversations from one source"))
-    elif is_mix:
-        for own in sources.values():
-            for one in own:
-                m.target.set(f"data.sources.{one}.weight", "size")
-        m.implied.append(("data.sources.<name>.weight: size", "without ratios LAVIS joins its data sets"))
-    _batches(m, sources, is_mix)
-    if m.family.is_minigpt4 and is_first_stage(m):
+def _model_prompt(m: Migration, sources: list[str]) -> None:
+    """model.prompt of a LAVIS model, for every source of questions."""
+    if not m.has("model.prompt"):
         return
-    if m.family.is_lavis:
-        m.implied.append((m.set("data.template", "caption"), "the text follows the image, without roles"))
-
-
-def _batches(m: Migration, sources: dict[str, list[str]], is_mix: bool) -> None:
-    """batch_size of each data set, per GPU: one micro-batch if they are equal, else the batch of each source."""
-    sizes = {name: size for name in sources if _is_whole(size := m.value(f"datasets.{name}.batch_size"))}
-    for name in sources.keys() - sizes.keys():
-        m.no_equal(f"datasets.{name}.batch_size", "expected a whole number of at least 1; set run.micro_batch")
-    if not sizes:
+    asked = str(m.value("model.prompt")).replace("{}", "<QUESTION>")
+    fits = [one for one in sources if m.target.settings.get(f"data.sources.{one}.name") == "questions"]
+    if not fits or asked.count("<QUESTION>") != 1:
+        m.no_equal("model.prompt", "write it as data.sources.<name>.prompt, with <QUESTION> where the question is")
         return
-    if len(set(sizes.values())) == 1 or not is_mix:
-        here = m.set("run.micro_batch", next(iter(sizes.values())))
-        for name in sizes:
-            m.taken(f"datasets.{name}.batch_size", here)
-        return
-    m.target.set("data.mix", "step")
-    m.target.set("run.micro_batch", max(sizes.values()))
-    for name, size in sizes.items():
-        here = ", ".join(m.set(f"data.sources.{one}.batch", size * m.ranks) for one in sources[name])
-        note = f"over all ranks of a step: {size} x {m.ranks} (--ranks); it divides by ranks x run.accumulate"
-        m.changed(f"datasets.{name}.batch_size", here, note)
-
-
-def _is_whole(size: Any) -> bool:
-    return isinstance(size, int) and not isinstance(size, bool) and size > 0
+    here = [m.set(f"data.sources.{one}.prompt", asked) for one in fits]
+    m.changed("model.prompt", ", ".join(here), "<QUESTION> is the place of the question, {} in LAVIS")

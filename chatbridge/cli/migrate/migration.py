@@ -136,6 +136,9 @@ class Migration:
     def finish(self) -> None:
         """The keys that no rule claimed are unknown, with the nearest known key of their section."""
         for key in list(self.open):
+            if (one := ORIGINAL_KEYS.get(key)) is not None:
+                self._claim(key, LOST, "", one.note or f"not taken over beside the other keys; see {one.here}")
+                continue
             section = key.split(".")[0]
             known = [one for one in ORIGINAL_KEYS if one.startswith(f"{section}.")]
             guess = nearest(key, known)

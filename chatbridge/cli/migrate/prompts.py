@@ -12,6 +12,7 @@ TEMPLATE = {  # family -> template of its base, prompt_template, end_sym, max_tx
     "minigpt4_llama2": ("minigpt4_llama2", "[INST] {} [/INST] ", "</s>", 160),
 }
 STAGE1_END, STAGE1_LENGTH = "\n", 32  # defaults of the model classes
+INSTRUCTBLIP_LENGTH = 256
 
 
 def is_first_stage(m: Migration) -> bool:
@@ -162,3 +163,6 @@ def _lavis(m: Migration) -> None:
         m.target.set("model.language.template", "caption")
         why = "media, then the text as it is, as in InstructBLIP; Vicuna v1.1, not v0, is its language model"
         m.implied.append(("model.language.template: caption", why))
+        if m.is_training and "model.language.template_settings" not in m.target.settings:
+            why = "of an answer, as in InstructBLIP, with a line break at its end, where it had </s>"
+            m.imply("model.language.template_settings", {"max_tokens": INSTRUCTBLIP_LENGTH}, why)

@@ -182,6 +182,16 @@ def _training(m: Migration) -> None:
         else:
             m.move("run.accum_grad_iters", "run.accumulate", ORIGINAL_KEYS["run.accum_grad_iters"].note)
     m.move("run.log_freq", "run.log_every")
+    for key in (
+        "max_len",
+        "min_len",
+        "num_beams",
+        "length_penalty",
+        "repetition_penalty",
+        "prompt",
+        "inference_method",
+    ):
+        m.not_needed(f"run.{key}", "of answers: tasks of a later evaluation have their own settings")
     m.not_needed("run.batch_size_eval", "tasks of a later evaluation have their own batch_size")
     m.not_needed("run.save_freq", "counted in epochs; set run.save_every, in steps")
     m.not_needed("run.val_freq", "counted in epochs; set run.validate_every or evaluation.every, in steps")

@@ -187,6 +187,19 @@ def blip2_finetune() -> dict[str, Any]:
     old["datasets"] = {"coco_caption": processors(size=364, image="blip_image_train")}
     old["datasets"]["coco_caption"]["text_processor"]["train"]["prompt"] = "a photo of "
     old["datasets"]["coco_caption"]["build_info"] = {"images": {"storage": "/export/coco/images/"}}
+    old["run"] |= {"max_len": 30, "min_len": 8, "num_beams": 5}
+    return old
+
+
+def instructblip_questions() -> dict[str, Any]:
+    """The training of OK-VQA that its file of an evaluation describes too."""
+    old = instructblip_captions()
+    own = old["datasets"].pop("coco_caption")
+    own["text_processor"]["train"]["name"] = "blip_question"
+    own["build_info"]["annotations"]["test"]["storage"] = ["okvqa/a.json", "okvqa/b.json"]
+    old["datasets"]["ok_vqa"] = own
+    old["model"]["prompt"] = "Question: {} Short Answer:"
+    old["run"]["evaluate"] = False
     return old
 
 
@@ -197,7 +210,8 @@ PUBLIC = {
     "minigpt4_llama2_eval": minigpt4_eval("pretrain_llama2"),
     "chatbridge_pretrain": chatbridge_pretrain(), "chatbridge_instruct": chatbridge_instruct(),
     "chatbridge_eval": chatbridge_eval(), "blip2_stage2": blip2_stage2(), "blip2_vqa": blip2_vqa(),
-    "instructblip_captions": instructblip_captions(), "blip2_finetune": blip2_finetune(),
+    "instructblip_captions": instructblip_captions(),
+    "instructblip_questions": instructblip_questions(), "blip2_finetune": blip2_finetune(),
 }  # fmt: skip
 
 
