@@ -14,13 +14,13 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from chatbridge.cli.weights.whisper_folder import convert_whisper
 from chatbridge.common.errors import DataError
 from chatbridge.common.safe_files import file_lock
 from dataset_prep.common.arguments import run
 from dataset_prep.stamps.debian import SAMPLES, STAMPS, bring_package
 from dataset_prep.stamps.efficientnet import convert_efficientnet
 from dataset_prep.stamps.wheel_files import EFFICIENTNET, SMOLLM2, WHISPER, wheel_file
-from dataset_prep.stamps.whisper import convert_whisper
 
 OUT = Path("data/stamps")
 

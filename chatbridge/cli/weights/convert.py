@@ -1,5 +1,5 @@
 """`chatbridge weights convert SRC DST`: write a released file as safetensors with ChatBridge's tensor names, a part
-of BLIP-2 with those of another library, or a GGUF file as a folder of transformers."""
+of BLIP-2 with those of another library, or a GGUF file or Whisper of CTranslate2 as a folder of transformers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from chatbridge.cli.gguf_folder import write_gguf_folder
 from chatbridge.cli.weights.clip_folder import ACTIVATIONS, write_clip_folder
+from chatbridge.cli.weights.ct2_file import ct2_of
 from chatbridge.cli.weights.language_folder import DTYPES, write_language_folder
 from chatbridge.cli.weights.part_of_file import KINDS, part_of, remove_prefix
 from chatbridge.cli.weights.shard_writer import write_safetensors
+from chatbridge.cli.weights.whisper_folder import convert_whisper
 from chatbridge.common.errors import nearest
 from chatbridge.common.gguf_kind import is_gguf_name
 from chatbridge.models.bridges._qformer_checkpoint import to_released
@@ -35,10 +37,13 @@ BLIP2 = ("eva_vit", "qformer")  # parts that transformers and LAVIS have too
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tensors of one part as safetensors, with the names that its `weights:` setting reads. --part none keeps
     all names (any pickled or sharded file as one safetensors file); --part clip writes a folder for hf_vision. A .gguf
-    file is dequantised and written as a folder of transformers with its tokenizer, for causal_lm."""
+    file is dequantised and written as a folder of transformers with its tokenizer, for causal_lm. Of a Whisper model of
+    CTranslate2 (faster-whisper), its folder or its model.bin, the encoder is written as a folder for hf_audio."""
     given = _parser().parse_args(arguments)
     if is_gguf_name(given.source):
         return _write_gguf(given)
+    if (whisper := ct2_of(given.source)) is not None:
+        return _write_whisper(whisper, given)
     part = KINDS[given.part][0].get(given.part) if given.part in BLIP2 else None
     source = LazyTensors(given.source, None if part is None else part.names_within)
     if given.part != "none":
@@ -71,13 +76,31 @@ def _write_gguf(given: argparse.Namespace) -> int:
     return 0
 
 
+def _write_whisper(source: Path, given: argparse.Namespace) -> int:
+    """Write the encoder of a model of CTranslate2 as a folder, and print what it holds. Raises ValueError."""
+    if given.part != "auto" or given.base is not None or given.names != "chatbridge":
+        raise ValueError(
+            f"{source} is a model of CTranslate2: its encoder is written without --part, --base and --names"
+        )
+    target: Path = given.target
+    if target.exists() or target.suffix:
+        raise ValueError(f"{target}: a folder is written; give a name without an ending that does not exist yet")
+    number, num_bytes = convert_whisper(source, target, DTYPES.get(given.dtype))
+    print(f"{target}: {number} tensors of Whisper's encoder, {readable_size(num_bytes)}; hf_audio reads it")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chatbridge weights convert", description=main.__doc__)
     parser.add_argument(
-        "source", type=Path, help=".pth, .pt, .bin, .safetensors, .gguf, an index of shards, or a folder"
+        "source",
+        type=Path,
+        help=".pth, .pt, .bin, .safetensors, .gguf, an index of shards, or a folder, also of faster-whisper",
     )
     parser.add_argument(
-        "target", type=Path, help="NAME.safetensors; of --part clip and of a .gguf a folder that does not exist yet"
+        "target",
+        type=Path,
+        help="NAME.safetensors; of --part clip, a .gguf and faster-whisper a folder that does not exist yet",
     )
     parser.add_argument("--part", default="auto", help=f"auto, none, clip, or one of {', '.join(KINDS)}")
     parser.add_argument(
@@ -90,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         "its settings and tokenizer, for a language model in 8 or 4 bits",
     )  # fmt: skip
     parser.add_argument(
-        "--dtype", choices=("keep", *DTYPES), default="keep", help="of the tensors; with --base, or of a .gguf"
+        "--dtype",
+        choices=("keep", *DTYPES),
+        default="keep",
+        help="of the tensors; with --base, of a .gguf or of faster-whisper",
     )
     parser.add_argument(
         "--activation", choices=ACTIVATIONS, default=ACTIVATIONS[0],

@@ -7,6 +7,7 @@ final zero byte, then the bytes. Source: `ModelSpec.save` of CTranslate2's Pytho
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,10 @@ from chatbridge.common.errors import DataError
 
 VERSION = 6
 DTYPES: Mapping[int, type[np.generic]] = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+BFLOAT16 = 5  # read as float32, whose upper half it is
 MOST_RANK = 8
+NAME = "model.bin"  # in a folder of CTranslate2
+PICKLES = (b"PK", b"\x80")  # first bytes of what torch saves, often under the same name
 
 
 @dataclass
@@ -32,6 +36,20 @@ class Ct2File:
     specification: str
     revision: int
     variables: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+
+def ct2_of(path: Path) -> Path | None:
+    """The model.bin of a folder, or the file itself, when it begins as CTranslate2 writes; otherwise None."""
+    file = path / NAME if path.is_dir() else path
+    if file.suffix != ".bin" or not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        head = opened.read(64)
+    if head.startswith(PICKLES) or len(head) < 8:
+        return None
+    version, length = struct.unpack("<IH", head[:6])
+    name = head[6 : 6 + length]
+    return file if version < 256 and name.endswith(b"\0") and name[:-1].isalnum() else None
 
 
 def read_ct2(path: Path) -> Ct2File:
@@ -85,9 +103,10 @@ class _Cursor:
             raise DataError(f"{self.path}: {name!r} has {rank} axes; this is no model of CTranslate2")
         shape = tuple(self.number("I") for _ in range(rank))
         kind, size = self.number("B"), self.number("I")
-        if kind not in DTYPES:
-            raise DataError(f"{self.path}: {name!r} has the type {kind}, known are {sorted(DTYPES)}")
-        values = np.frombuffer(self.take(size), np.dtype(DTYPES[kind]).newbyteorder("<"))
-        if values.size != int(np.prod(shape)):
-            raise DataError(f"{self.path}: {name!r} of shape {list(shape)} has {values.size} values")
-        return values.reshape(shape)
+        if kind not in (*DTYPES, BFLOAT16):
+            raise DataError(f"{self.path}: {name!r} has the type {kind}, known are {[*sorted(DTYPES), BFLOAT16]}")
+        stored = np.dtype(DTYPES.get(kind, np.uint16)).newbyteorder("<")
+        if size != math.prod(shape) * stored.itemsize:
+            raise DataError(f"{self.path}: {name!r} of shape {list(shape)} has {size // stored.itemsize} values")
+        values = np.frombuffer(self.take(size), stored).reshape(shape)
+        return (values.astype(np.uint32) << 16).view(np.float32) if kind == BFLOAT16 else values
