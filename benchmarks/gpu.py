@@ -1,6 +1,7 @@
 """The parts of benchmarks/gpu.sh: what a GPU makes of a stage-1 step, one part per process, a JSON file per part.
 
     python -m benchmarks.gpu step --size 7b --out FOLDER    image-text steps with random weights, by component
+    python -m benchmarks.gpu step --size modern_8b ...      the same of configs/models/modern_8b.yaml, images only
     python -m benchmarks.gpu attention --out FOLDER         kernels for packed rows against the dense mask
     python -m benchmarks.gpu compile --size 7b --out FOLDER the same steps with compiled decoder layers
     python -m benchmarks.gpu summary --out FOLDER           one table of the files that are there
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu_models import SIZES, TINY, Size, batches, build
+from benchmarks.gpu_models import SIZES, Size, batches, build, tiny
 from chatbridge.common.safe_files import replace_text
 from chatbridge.common.types import Batch
 from chatbridge.config.schema import parse
@@ -68,16 +69,23 @@ class Clock:
 def instrumented(model: ChatModel, clock: Clock) -> None:
     """Let the model's parts mark the clock. In the backward pass, the gradient of the bridge's tokens marks the end of
     language model and loss."""
-    after_bridge = _marks(clock, "forward bridges.perceiver")
+    encoder, bridge = seeing(model)
+    after_bridge = _marks(clock, f"forward bridges.{bridge}")
 
     def bridge_done(module: nn.Module, args: Any, tokens: Tensor) -> None:
         after_bridge(module, args, tokens)
         if tokens.requires_grad:
             tokens.register_hook(lambda gradient: clock.mark("backward language and head"))
 
-    model.encoders["vision"].register_forward_hook(_marks(clock, "forward encoders.vision"))
-    model.bridges["perceiver"].register_forward_hook(bridge_done)
+    model.encoders[encoder].register_forward_hook(_marks(clock, f"forward encoders.{encoder}"))
+    model.bridges[bridge].register_forward_hook(bridge_done)
     model.language.register_forward_hook(_marks(clock, "forward language"))
+
+
+def seeing(model: ChatModel) -> tuple[str, str]:
+    """The names of the encoder and the bridge of images."""
+    route = model.config.routes["image"]
+    return route.encoder, route.bridge
 
 
 def _marks(clock: Clock, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -88,6 +96,7 @@ def steps(model: ChatModel, loader: Iterator[Batch], count: int, device: torch.d
     """Milliseconds of each step by part, after WARM_UP steps; `data` is the wait for the batch."""
     clock = Clock(device)
     instrumented(model, clock)
+    behind = f"backward bridges.{seeing(model)[1]}"
     parameters = list(trainable_parameters(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.05, fused=device.type == "cuda")
     found = []
@@ -101,7 +110,7 @@ def steps(model: ChatModel, loader: Iterator[Batch], count: int, device: torch.d
         loss = model(batch)
         clock.mark("forward head")
         (loss.total / loss.count).backward()
-        clock.mark("backward bridges.perceiver")
+        clock.mark(behind)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -113,7 +122,7 @@ def steps(model: ChatModel, loader: Iterator[Batch], count: int, device: torch.d
 
 
 def measure_steps(size: Size, count: int, device: torch.device, compiled: bool = False) -> dict[str, Any]:
-    """Samples per second, share of the matmul rate by component, memory, and the wait for data."""
+    """Samples and tokens per second, share of the matmul rate by component, memory, and the wait for data."""
     model = build(size, device)
     if compiled:
         for layer in model.language.decoder_layers:
@@ -134,11 +143,12 @@ def measure_steps(size: Size, count: int, device: torch.device, compiled: bool =
         "shape": {"rows": shape.rows, "length": shape.length, "points": shape.points},
         "parameters": sum(one.numel() for one in model.parameters()),
         "samples/s": size.batch / (median["step"] / 1e3),
+        "tokens/s": shape.rows * shape.length / (median["step"] / 1e3),
         "ms": median,
         "matmul TFLOP/s": rate / 1e12,
         "TFLOP": total(flops).total / 1e12,
         "MFU": total(flops).total / (median["step"] / 1e3) / rate,
-        "MFU by component": _shares(flops, median, rate),
+        "MFU by component": _shares(flops, median, rate, f"bridges.{seeing(model)[1]}"),
         "data wait": wait,
         "peak bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         "planned bytes": planned_bytes(size, shape, device),
@@ -146,15 +156,12 @@ def measure_steps(size: Size, count: int, device: torch.device, compiled: bool =
     }
 
 
-def _shares(flops: Any, ms: dict[str, float], rate: float) -> dict[str, float]:
+def _shares(flops: Any, ms: dict[str, float], rate: float, bridge: str) -> dict[str, float]:
     forward = {name: (cost.forward, ms.get(f"forward {name}", 0.0)) for name, cost in flops.items()}
     behind = flops["language"].backward + flops["head"].backward
     parts = {f"forward {name}": pair for name, pair in forward.items()} | {
         "backward language and head": (behind, ms.get("backward language and head", 0.0)),
-        "backward bridges.perceiver": (
-            flops["bridges.perceiver"].backward,
-            ms.get("backward bridges.perceiver", 0.0),
-        ),
+        f"backward {bridge}": (flops[bridge].backward, ms.get(f"backward {bridge}", 0.0)),
     }
     return {name: cost / (taken / 1e3) / rate for name, (cost, taken) in parts.items() if taken > 0}
 
@@ -261,12 +268,16 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def summary(folder: Path) -> str:
     """The figures of the files that are there, with their aims."""
-    lines = ["| part | samples/s | aim | MFU | data wait | peak GB | planned GB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| part | samples/s | aim | tokens/s | MFU | data wait | peak GB | planned GB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for file in sorted(folder.glob("step_*.json")) + sorted(folder.glob("compile_*.json")):
         one = json.loads(file.read_text(encoding="utf-8"))
         aim = AIMS.get(one["size"])
         cells = (
-            file.stem, f"{one['samples/s']:.1f}", "" if aim is None else f"{aim:.0f}", f"{one['MFU']:.1%}",
+            file.stem, f"{one['samples/s']:.1f}", "" if aim is None else f"{aim:.0f}", f"{one['tokens/s']:,.0f}",
+            f"{one['MFU']:.1%}",
             f"{one['data wait']:.1%}{' above ' + format(MOST_WAIT, '.0%') if one['data wait'] > MOST_WAIT else ''}",
             _gigabytes(one["peak bytes"]), _gigabytes(one["planned bytes"]),
         )  # fmt: skip
@@ -293,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = replace(TINY, name=given.size) if given.tiny else SIZES[given.size]
+    size = tiny(SIZES[given.size]) if given.tiny else SIZES[given.size]
     given.out.mkdir(parents=True, exist_ok=True)
     if given.part == "summary":
         print(summary(given.out))

@@ -1,9 +1,11 @@
-"""7B- and 13B-shaped ChatBridge models with random weights, and image-text batches for them."""
+"""ChatBridge of 7B and 13B and the shipped models of current parts, with random weights and published sizes, and
+image-text batches for them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.step_shapes import Drawn, Shapes, samples
 from chatbridge.common.types import Batch
+from chatbridge.config.merge import load
 from chatbridge.config.schema import parse
 from chatbridge.datasets.collate import stack
 from chatbridge.models.chat_model import ChatModel
@@ -18,20 +21,24 @@ from chatbridge.models.config import ModelConfig
 from chatbridge.models.placement import place_model
 from chatbridge.models.trainable import set_trainable
 
+MODELS = Path(__file__).parents[1] / "configs/models"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """A language model behind EVA-ViT-g and a Q-Former of BLIP-2's size.
+    """A language model behind EVA-ViT-g and a Q-Former of BLIP-2's size, or the model of a shipped file.
 
+    file     a YAML of configs/models, which says every size of the model; "": the sizes are those below
     batch    conversations of a step
     window   steps whose conversations are sorted by length together, as `data.batching: grouped` does
     """
 
     name: str
-    width: int
-    mlp_width: int
-    depth: int
-    heads: int
+    file: str = ""
+    width: int = 0
+    mlp_width: int = 0
+    depth: int = 0
+    heads: int = 0
     batch: int = 64
     vocabulary: int = 32_000
     window: int = 8
@@ -42,13 +49,27 @@ class Size:
 SIZES = {
     "7b": Size(name="7b", width=4096, mlp_width=11008, depth=32, heads=32),
     "13b": Size(name="13b", width=5120, mlp_width=13824, depth=40, heads=40),
+    "modern_2b": Size(name="modern_2b", file="modern_2b.yaml", vocabulary=151_936),
+    "modern_4b": Size(name="modern_4b", file="modern_4b.yaml", vocabulary=151_936, batch=32),
+    "modern_8b": Size(name="modern_8b", file="modern_8b.yaml", vocabulary=151_936, batch=32),
 }
 TINY = Size(name="tiny", width=48, mlp_width=64, depth=2, heads=4, batch=2, vocabulary=300, window=2, workers=0,
             is_tiny=True)  # fmt: skip
+TINY_EYES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "image_size": 28, "patch_size": 14}  # fmt: skip
+TINY_LANGUAGE = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300}  # fmt: skip
+
+
+def tiny(size: Size) -> Size:
+    """A small network of the same kind, for any device."""
+    return replace(TINY, name=size.name, file=size.file)
 
 
 def settings(size: Size) -> dict[str, Any]:
     """The `model:` node of a YAML; images only."""
+    if size.file:
+        return _of_file(size)
     vision: dict[str, Any] = {"name": "eva_vit"}
     bridge: dict[str, Any] = {"name": "qformer"}
     if size.is_tiny:
@@ -62,6 +83,26 @@ def settings(size: Size) -> dict[str, Any]:
         "bridges": {"perceiver": bridge},
         "language": {"name": "causal_lm", "architecture": sizes},
         "routes": {"image": {"encoder": "vision", "bridge": "perceiver"}},
+        "trainable": ["bridges.*"],
+    }
+
+
+def _of_file(size: Size) -> dict[str, Any]:
+    """The part of a shipped model that sees and answers, without weights: no file is read but the YAML."""
+    node = load(MODELS / size.file)[0]["model"]
+    route = {key: node["routes"]["image"][key] for key in ("encoder", "bridge")}
+    eyes, bridge = dict(node["encoders"][route["encoder"]]), dict(node["bridges"][route["bridge"]])
+    language = {key: node["language"][key] for key in ("name", "architecture")}
+    eyes.pop("weights", None)
+    if size.is_tiny:
+        eyes["architecture"] |= TINY_EYES
+        language["architecture"] |= TINY_LANGUAGE
+        bridge["pool"] = 4
+    return {
+        "encoders": {route["encoder"]: eyes},
+        "bridges": {route["bridge"]: bridge},
+        "language": language,
+        "routes": {"image": route},
         "trainable": ["bridges.*"],
     }
 
@@ -106,7 +147,9 @@ class _Steps(IterableDataset[Batch]):
 
 def batches(size: Size, model: ChatModel) -> Iterator[Batch]:
     """Endless batches from loader workers, pinned where there is a GPU."""
-    encoder: Any = model.encoders["vision"]
-    steps = _Steps(size, encoder.config.image_size, model.media_lengths()["image"])
+    encoder: Any = model.encoders[model.config.routes["image"].encoder]
+    own = settings(size)["encoders"] if size.file else {}
+    side = next(iter(own.values()))["architecture"]["image_size"] if own else encoder.config.image_size
+    steps = _Steps(size, side, model.media_lengths()["image"])
     pinned = torch.cuda.is_available()
     return iter(DataLoader(steps, batch_size=None, num_workers=size.workers, pin_memory=pinned))
