@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatbridge.cli.weights.shard_writer import write_safetensors
 from chatbridge.common.errors import DataError
 
 MODEL = "tf_efficientnet_lite0"
@@ -20,16 +21,12 @@ MODEL = "tf_efficientnet_lite0"
 
 def convert_efficientnet(source: Path, target: Path) -> Path:
     """Write the released .pth as safetensors with timm's names, classifier included. Returns `target`."""
-    from safetensors.torch import save_file
-
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive fails in many ways
         raise DataError(f"{source}: cannot be read as weights of torch: {error}") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    save_file({name: value.contiguous() for name, value in timm_names(state, source).items()}, part, {"format": "pt"})
-    part.rename(target)
+    named = timm_names(state, source)
+    write_safetensors({name: value.contiguous() for name, value in named.items()}, target)
     return target
 
 

