@@ -55,6 +55,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
     "review": ["openai"],  # chatbridge review judge
     "generators": ["diffusers>=0.35", "accelerate"],  # images in answers, by a diffusion pipeline
     "construction": ["scikit-learn>=1.5", "rapidfuzz", "openai"],  # python -m dataset_prep.textbind
+    "stamps": ["resvg-py"],  # drawings of the stamps run that exist as SVG only
     "parquet": ["pyarrow"],  # python -m dataset_prep.av_odyssey
     "submissions": ["openpyxl"],  # the MMBench submission is an Excel file
     "metrics": ["jiwer>=4", "rapidfuzz"],  # word error rate, ANLS
@@ -70,6 +71,7 @@ EXTRAS = {  # chatbridge/common/extras.py names the extra when a package is miss
         "scikit-learn>=1.5",
         "rapidfuzz",
         "openpyxl",
+        "resvg-py",
         "pycocoevalcap",  # the official caption metrics, which tests compare ours with; some need Java
         "accelerate",  # with which transformers loads weights in 8 bit
         "torchcodec>=0.17",  # its tests run where FFmpeg is installed too

@@ -29,11 +29,13 @@ EXTRAS = {  # importable module -> extra in setup.py
     "rapidfuzz": "metrics",
     "openpyxl": "submissions",
     "pyarrow": "parquet",
+    "resvg_py": "stamps",
     "jiwer": "metrics",
 }
 DISTRIBUTIONS = {
     "mlflow": "mlflow-skinny",
     "sklearn": "scikit-learn",
+    "resvg_py": "resvg-py",
     "prometheus_client": "prometheus-client",
 }  # importable module -> package that brings it, where the names differ
 

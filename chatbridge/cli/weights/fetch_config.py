@@ -42,13 +42,14 @@ def fetch_config(config: Path, options: Sequence[str], dry_run: bool) -> int:
     raises   ValueError when the disk has too little space
     """
     wanted = examine(list(needed_files(open_model_file(config, options))))
-    print("\n".join(_plan(wanted)), flush=True)
+    for line in _plan(wanted):
+        print(line, flush=True)
     failed = list(wanted.by_hand)
     if not dry_run:
         _check_space(wanted)
         failed += _bring(wanted)
     if failed:
-        print("\nnot there:\n" + "\n".join(f"  {one}" for one in failed))
+        print("not there:\n" + "\n".join(f"  {one}" for one in failed))
         return 1
     print("everything that it names is there" if not dry_run else "dry run: nothing was downloaded")
     return 0

@@ -15,7 +15,7 @@ from chatbridge.config.origins import MISSING, Unresolved
 from chatbridge.experiment.open import open_model_file
 from chatbridge.experiment.opened import Opened
 from chatbridge.models.generators._pipeline_folder import INDEX, read_pipeline_folder
-from chatbridge.models.hf_folder import cached_folder
+from chatbridge.models.hf_folder import cached_folder, names_hub_model, split_id
 from chatbridge.models.tensor_headers import files_of, readable_size
 from chatbridge.models.weight_files import FILE_SETTINGS
 
@@ -32,6 +32,8 @@ class Needed:
     bytes: int | None  # on disk, or as published
     licence: str
     source: str
+    revision: str = ""  # of the hub: the commit that is in the cache, or what the YAML asks for
+    gated: bool = False  # the terms must be accepted on its page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +74,16 @@ def _needed(key: str, value: str, comment: str) -> Needed:
         bytes=_size(path) if present else (published.bytes if published else None),
         licence=published.licence if published else "",
         source=comment or (published.source if published else ""),
+        revision=_revision(path, value),
+        gated=published is not None and published.is_gated,
     )
+
+
+def _revision(path: Path, value: str) -> str:
+    """The commit of a folder in the cache of the hub, or the revision after @; "" for other files."""
+    if path.parent.name == "snapshots":
+        return path.name
+    return (split_id(value)[1] or "newest, none is pinned") if names_hub_model(Path(value)) else ""
 
 
 def _size(path: Path) -> int | None:
@@ -89,7 +100,9 @@ def _lines(one: Needed) -> str:
     value = "not set (???)" if one.value == MISSING else one.value
     size = readable_size(one.bytes) if one.bytes else "size unknown"
     head = f"{'ok' if one.present else 'NO':<3} {one.key}: {value} ({size})"
-    more = [f"      licence: {one.licence}"] if one.licence else []
+    terms = ", gated: accept its terms on the page" if one.gated and not one.present else ""
+    more = [f"      licence: {one.licence}{terms}"] if one.licence else []
+    more += [f"      revision: {one.revision}"] if one.revision else []
     return "\n".join([head, *more, *([f"      from: {one.source}"] if one.source and not one.present else [])])
 
 

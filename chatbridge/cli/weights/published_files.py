@@ -12,13 +12,17 @@ _LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/mode
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published file, recognised by words in its name."""
+    """A published file or repository, recognised by words in its name.
+
+    is_gated   whether the terms must be accepted on its page before it can be downloaded
+    """
 
     name: str
     source: str
     licence: str
     bytes: int | None = None
     words: tuple[str, ...] = ()  # all must be in the name, lower case
+    is_gated: bool = False
 
     @property
     def is_file(self) -> bool:
@@ -134,6 +138,38 @@ PUBLISHED = (
         13_500_000_000,
         ("llama-7b",),
     ),
+)
+
+
+_APACHE, _LLAMA3, _DINOV3 = "Apache-2.0", "Llama 3.2 Community License", "DINOv3 License"
+_HUB = (  # models of configs/models/modern_*.yaml: bytes as generally known, not verified; licences likewise
+    ("google/siglip2-base-patch16-224", _APACHE, 1.5e9),
+    ("google/siglip2-so400m-patch14-384", _APACHE, 4.5e9),
+    ("facebook/dinov2-base", _APACHE, 0.35e9),
+    ("facebook/dinov3-vitb16-pretrain-lvd1689m", _DINOV3, 0.34e9),
+    ("openai/whisper-small", _APACHE, 1.0e9),
+    ("openai/whisper-large-v3-turbo", "MIT", 1.6e9),
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", _APACHE, 0.27e9),
+    ("HuggingFaceTB/SmolLM2-360M-Instruct", _APACHE, 0.72e9),
+    ("HuggingFaceTB/SmolLM2-1.7B-Instruct", _APACHE, 3.4e9),
+    ("HuggingFaceTB/SmolLM3-3B", _APACHE, 6.2e9),
+    ("Qwen/Qwen3-0.6B", _APACHE, 1.5e9),
+    ("Qwen/Qwen3-1.7B", _APACHE, 4.1e9),
+    ("Qwen/Qwen3-4B", _APACHE, 8.1e9),
+    ("Qwen/Qwen3-8B", _APACHE, 16.4e9),
+    ("meta-llama/Llama-3.2-1B-Instruct", _LLAMA3, 2.5e9),
+    ("meta-llama/Llama-3.2-3B-Instruct", _LLAMA3, 6.4e9),
+)
+PUBLISHED += tuple(
+    PublishedFile(
+        name=name,
+        source=f"https://huggingface.co/{name}",
+        licence=licence,
+        bytes=int(size),
+        words=(name.lower(),),
+        is_gated=licence in (_LLAMA3, _DINOV3),
+    )
+    for name, licence, size in _HUB
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,22 @@ def test_arguments_that_do_not_fit_together_are_refused(config):
     for wrong in ([str(config), "folder"], ["lab/lm"], ["lab/lm", "folder", "--dry-run"]):
         with pytest.raises(SystemExit):
             main(["fetch", *wrong])
+
+
+@pytest.mark.parametrize("name", ["modern_2b", "modern_4b", "modern_8b", "modern_llama32_1b", "modern_dinov3", "modern_smollm3_3b"])  # fmt: skip  # noqa: E501
+def test_the_parts_of_the_recipes_are_listed_with_size_licence_and_revision(hub, name, capsys):
+    """Fails when a part of a shipped model has no entry among the published files, or a gated one does not say so."""
+    assert main(["list", f"configs/models/{name}.yaml", "--json"]) == 1
+    needed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert needed and all(one["bytes"] and one["licence"] and one["source"] and one["revision"] for one in needed)
+    assert {one["value"] for one in needed if one["gated"]} == {
+        one["value"] for one in needed if one["value"].startswith(("meta-llama/", "facebook/dinov3"))
+    }
+
+
+def test_a_model_in_the_cache_is_listed_with_its_commit(hub, config, capsys):
+    """Fails when the reader cannot tell which revision a run would use."""
+    assert main(["fetch", str(config)]) == 0
+    capsys.readouterr()
+    assert main(["list", str(config)]) == 0
+    assert capsys.readouterr().out.count(f"revision: {COMMIT}") == 2
