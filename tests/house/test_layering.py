@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -48,15 +48,23 @@ WITHOUT_TORCH = (
 Imports = dict[str, dict[str, int]]  # module -> the modules of ours that it imports, with the line
 
 
-def imported(file: Path, package: str) -> Iterator[tuple[int, str]]:
+def imported(file: Path, package: str) -> tuple[tuple[int, str], ...]:
     """Line and dotted name of everything a file imports, in functions too; relative names are made absolute."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))):
+    return imports_of(file.read_text(encoding="utf-8"), package)
+
+
+@cache  # several tests read every file of the package
+def imports_of(text: str, package: str) -> tuple[tuple[int, str], ...]:
+    """The same of the text of a file."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found.extend((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: -node.level + 1 or None] if node.level else []
             module = ".".join([*parents, *([node.module] if node.module else [])])
-            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            found.extend((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+    return tuple(found)
 
 
 def import_graph(root: Path) -> Imports:
