@@ -1,6 +1,6 @@
 """Real weights without a model hub: fetch them, train both stages on the stamps, evaluate, and write the report.
 
-Every step is a command that is printed before it runs; finished steps are reused. Takes about 20 minutes on two cores.
+Every step is a command that is printed before it runs; finished steps are reused. Takes 20 to 30 minutes on two cores.
 """
 
 from __future__ import annotations
