@@ -16,7 +16,9 @@ def _boolean(value: Any) -> bool | None:
 
 def _integer(value: Any) -> int | None:
     number = _number(value)
-    return int(number) if number is not None and math.isfinite(number) and number == int(number) else None
+    if number is None or number in (math.inf, -math.inf):
+        return None
+    return int(number) if number == int(number) else None
 
 
 def _number(value: Any) -> float | int | None:
@@ -27,12 +29,15 @@ def _number(value: Any) -> float | int | None:
         except ValueError:
             return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and not math.isnan(value) else None
+    return value if is_number and value == value else None  # nan differs from itself; integers have any length
 
 
 def _float(value: Any) -> float | None:
     number = _number(value)
-    return None if number is None else float(number)
+    try:
+        return None if number is None else float(number)
+    except OverflowError:  # an integer above the range of floats
+        return None
 
 
 def _text(value: Any) -> str | None:

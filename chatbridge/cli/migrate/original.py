@@ -142,6 +142,9 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
     for section in ("datasets", "evaluation_datasets"):
         if config.get(section) is not None and not isinstance(config[section], Mapping):
             raise ConfigError([Problem(section, "expected a mapping: name -> its settings", shown)])
+        if odd := [name for name in config.get(section) or () if not isinstance(name, str)]:
+            hint = f'write it in quotes: "{odd[0]}"'
+            raise ConfigError([Problem(section, f"has the name {odd[0]!r}, expected text", shown, hint=hint)])
 
 
 def _checkout(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from chatbridge.cli.migrate.migration import PLACEHOLDER, Migration
@@ -160,7 +161,8 @@ def _steps(m: Migration) -> None:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 and value == int(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 < value <= sys.maxsize and value == int(value)
 
 
 def _save_every(m: Migration, epoch: int) -> None:

@@ -35,6 +35,7 @@ REFUSED = {  # name -> text of the file, words of the message
     ),
     "defaults of a model": ("model: {arch: minigpt4}\n", "the default file of a model type"),
     "data as a list": (f"model: {{arch: minigpt4}}\ndatasets: [laion]\n{RUN}", "expected a mapping"),
+    "a data set 1": (f"model: {{arch: minigpt4}}\ndatasets: {{1: {{a: b}}}}\n{RUN}", 'in quotes: "1"'),
     "minigpt-v2": (f"model: {{arch: minigpt_v2, model_type: pretrain}}\n{RUN}", "MiniGPT-v2 is a different model"),
     "t5": (f"model: {{arch: blip2_t5, model_type: pretrain_flant5xl}}\n{RUN}", "decoders only"),
     "stage 1": (f"model: {{arch: blip2, model_type: pretrain}}\n{RUN}", "first stage trains the Q-Former"),
@@ -111,7 +112,7 @@ def test_of_two_writers_one_gets_the_file(tmp_path: Path):
 
 
 VALUES = (None, 0, -1, 1e-4, True, "abc", "", [], ["a"], [1, {"b": 2}], {}, {"x": 1}, "${run.seed}", "${nothing.here}",
-          10**30, float("nan"), "a: b # c", "x\ny")  # fmt: skip
+          10**30, 10**400, float("nan"), float("inf"), "a: b # c", "x\ny")  # fmt: skip
 
 
 def test_odd_values_end_in_a_row_or_a_message(tmp_path: Path):
@@ -133,3 +134,13 @@ def test_odd_values_end_in_a_row_or_a_message(tmp_path: Path):
         except ConfigError:
             continue
         assert sorted(row.key for row in rows) == sorted(key for key, _ in leaves(read_original(path).config))
+
+
+@pytest.mark.parametrize("length", ["max_epoch: .inf", f"max_iters: {'9' * 400}"])
+def test_a_length_without_end_has_a_row(length: str, tmp_path: Path):
+    """fails when an infinite or enormous number ends in a traceback or vanishes"""
+    old = tmp_path / "old.yaml"
+    run = f"run: {{task: image_text_pretrain, iters_per_epoch: 2, {length}}}\n"
+    old.write_text(f"model: {{arch: minigpt4, model_type: pretrain_vicuna0}}\ndatasets: {{z: null}}\n{run}")
+    result = migrate(old)
+    assert f"run.{length.partition(':')[0]}" in {row.key for row in result.rows} and not result.is_complete
