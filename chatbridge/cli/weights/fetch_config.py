@@ -76,7 +76,7 @@ def examine(needed: Sequence[Needed]) -> Wanted:
             assert published is not None
             wanted.addresses[Path(one.value)] = published.source
         else:
-            where = "give it a path first" if one.value == MISSING else one.value
+            where = "give it a path first" if one.value == MISSING else f"{one.value} is not here, and no id of the hub"
             wanted.by_hand.append(f"{one.key}: {where}" + (f"; from: {one.source}" if one.source else ""))
     return wanted
 
@@ -119,11 +119,11 @@ def _bring(wanted: Wanted) -> Iterator[str]:
             except ValueError as error:
                 yield str(error)
     for path, address in wanted.addresses.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             print(f"{fetch_url(address, path)}: complete", flush=True)
-        except ValueError as error:
-            yield str(error)
+        except (ValueError, OSError) as error:  # of the disk: read-only, full, a file in place of a folder
+            yield f"{path}: {error}"
 
 
 def _check_space(wanted: Wanted) -> None:

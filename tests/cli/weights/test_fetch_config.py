@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from chatbridge.cli.weights import fetch_config
 from chatbridge.cli.weights.command import main
 from chatbridge.cli.weights.hub_download import needed_files
+from chatbridge.cli.weights.list import Needed
 from chatbridge.models.hf_folder import cached_folder
 from tests.helpers.small_hub import COMMIT, SmallHub
 
@@ -141,6 +142,16 @@ def run_error():
 def test_the_weights_come_in_one_format(names, others):
     """Fails when the same weights are downloaded twice, or an index of the other format is left beside them."""
     assert needed_files([*others, *names]) == names
+
+
+def test_a_folder_that_cannot_be_made_and_a_path_that_is_nothing_do_not_stop_the_rest(tmp_path):
+    """Fails when a file in place of a folder ends the command, or a line of what is missing has no reason."""
+    (tmp_path / "file").touch()
+    wanted = fetch_config.Wanted(addresses={tmp_path / "file/a.pth": "http://127.0.0.1:9/a.pth"})
+    (failed,) = fetch_config._bring(wanted)
+    assert f"{tmp_path}/file/a.pth" in failed and "File exists" in failed
+    odd = Needed("model.language.weights", "o/n@", False, None, "", "")
+    assert fetch_config.examine([odd]).by_hand == ["model.language.weights: o/n@ is not here, and no id of the hub"]
 
 
 def test_arguments_that_do_not_fit_together_are_refused(config):
