@@ -53,7 +53,13 @@ def _lines(folder: Path, task: str, condition: str) -> list[dict[str, Any]]:
         raise DataError(
             f"{path} does not exist; run: python -m chatbridge evaluate --cfg-path eval_configs/stamps_eval.yaml"
         )
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and evaluate again") from None
+    if all("problem" in line for line in lines):
+        raise DataError(f"{path} has no answered question, so there are no figures; evaluate again")
+    return lines
 
 
 def _correct(folder: Path, task: str, details: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

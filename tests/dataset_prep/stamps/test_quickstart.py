@@ -63,6 +63,8 @@ def test_finished_steps_are_not_repeated(here: Path, monkeypatch: pytest.MonkeyP
     made(steps[5].commands[0], 150)
     assert quickstart.main([]) == 0 and ran[0] == quickstart.EVALUATION
     assert quickstart.main(["--seed", "3"]) == 2
+    quickstart.SEED.write_text('{"seed":')
+    assert "is damaged" in quickstart.other_seed(None)
 
 
 def write_lines(folder: Path, task: str, condition: str, lines: list[dict[str, Any]]) -> None:
@@ -81,6 +83,10 @@ def test_figures_of_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[
         write_lines(tmp_path, task, "", lines)
     with pytest.raises(DataError, match="predictions_pairs"):
         figures.figures(tmp_path)
+    for damaged, words in (('{"prediction": "A', "is damaged"), ("", "no answered question")):
+        (tmp_path / "predictions_pairs.jsonl").write_text(damaged)
+        with pytest.raises(DataError, match=words):
+            figures.figures(tmp_path)
     kinds = [(kind, paired) for kind in ("both", "same") for paired in ("known", "never")]
     for number, condition in enumerate(("", "without_audio")):
         lines = [
