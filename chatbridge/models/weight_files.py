@@ -37,7 +37,8 @@ def read_state(path: Path | str) -> State:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix not in PICKLED:
-        raise ValueError(f"{path}: unknown kind of weights file; expected .safetensors, {', '.join(PICKLED)}")
+        known = f"expected .safetensors, {', '.join(PICKLED)}, or .gguf for a language model"
+        raise ValueError(f"{path}: unknown kind of weights file; {known}")
     content = read_pickle(path)
     while inner := _wrapped(content):
         content = inner

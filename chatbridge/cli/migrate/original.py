@@ -119,7 +119,8 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
     shown, model = display_path(path), config.get("model")
     arch = model.get("arch") if isinstance(model, Mapping) else None
     if path.name == "resolved.yaml" or {"data", "model", "run"} <= set(config):
-        message = "is the resolved configuration of a run of ChatBridge: nothing is to be migrated"
+        what = "the resolved configuration of a run" if path.name == "resolved.yaml" else "a configuration"
+        message = f"is {what} of this project already: nothing is to be migrated"
         hint = f"train.py reads it as it is: python train.py --cfg-path {shown}"
         raise ConfigError([Problem("", message, shown, hint=hint)])
     own = [key for key in OURS if key in config]

@@ -27,7 +27,8 @@ REFUSED = {  # name -> text of the file, words of the message
     "text": ("hello", "has no sections"),
     "ours": ("base: [models/minigpt4_tiny.yaml]\nrun: {max_steps: 3}\n", "own layout already (it has base)"),
     "our model": ("model: {encoders: {}, language: {}}\nrun: {}\n", "it has model.encoders, model.language"),
-    "resolved": ("model: {}\ndata: {}\nrun: {}\n", "resolved configuration of a run"),
+    "resolved": ("model: {}\ndata: {}\nrun: {}\n", "is the resolved configuration of a run of this project already"),
+    "our recipe": ("base: [x.yaml]\nmodel: {}\ndata: {}\nrun: {}\n", "is a configuration of this project already"),
     "other program": ("llm: x\ndata_path: y\n", "docs/original_commands.md"),
     "defaults of data": (
         "datasets: {laion: {data_type: images}}\n",
