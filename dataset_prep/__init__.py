@@ -9,4 +9,5 @@ web_images        link_lists, img2dataset_call, img2dataset_stats: before, durin
 pages             cards: one per data set
 construction      textbind: its commands are listed by `python -m dataset_prep.textbind`
 synthetic data    tiny_world
+real weights      stamps: a small run that needs no model hub
 """

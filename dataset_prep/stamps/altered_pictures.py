@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from chatbridge.common.errors import DataError
+from chatbridge.common.errors import DataError, MediaError
 from chatbridge.common.seeds import stream
+from chatbridge.processors.image_file import open_image
 from dataset_prep.common.manifest import part_of
 from dataset_prep.stamps.pictures import Stamp
 
@@ -34,9 +35,9 @@ def _with_copy(stamp: Stamp, copies: Path, how: str) -> Stamp:
     copy = (copies / how / f"{stamp.key}.png").absolute()
     if not copy.exists():
         try:
-            with Image.open(stamp.path) as opened:
+            with open_image(stamp.path) as opened:
                 picture = opened.convert("RGBA")
-        except OSError as error:
+        except (MediaError, OSError) as error:
             raise DataError(
                 f"{stamp.path}: cannot be read as a picture ({error}); install its package again"
             ) from error

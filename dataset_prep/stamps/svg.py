@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from chatbridge.common.errors import MediaError
+from chatbridge.processors.image_file import open_image
 from dataset_prep.stamps.altered_pictures import save
 from dataset_prep.stamps.pictures import LEFT_OUT
 
@@ -34,9 +33,9 @@ def render(folder: Path, copies: Path) -> tuple[int, str]:
     for path in missing:
         try:
             content = renderer.svg_to_bytes(svg_path=str(path), dpi=DPI, skip_system_fonts=True)
-            with Image.open(io.BytesIO(bytes(content))) as opened:
+            with open_image(bytes(content)) as opened:
                 save(opened.convert("RGBA"), _copy_of(path, folder, copies))
-        except ValueError as error:
+        except (MediaError, ValueError) as error:
             failed.append(f"{path.name}: {error}")
     return len(wanted) - len(failed), "; ".join(failed)
 

@@ -81,7 +81,8 @@ def test_mistakes_are_told_before_the_run(world, tmp_path):
         ({}, "run.max_steps", "or set run.max_epochs"),
         ({"max_epochs": 0}, "run.max_epochs", "above 0"),
         ({"max_epochs": 1, "schedule": {"warmup_steps": 7}}, "run.schedule.warmup_steps", "the run has 3 steps"),
-        ({"max_steps": 2, "max_epoch": 3}, "run.max_epoch", "did you mean max_steps?"),  # of LAVIS
+        ({"max_steps": 2, "max_epoch": 3}, "run.max_epoch", "or run.max_epochs here"),  # of LAVIS
+        ({"max_steps": 2, "max_epoc": 3}, "run.max_epoc", "did you mean max_epochs?"),
     ):
         with pytest.raises(ConfigError) as error:
             run(experiment(world, tmp_path / "run", **settings), tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from chatbridge.common.errors import ConfigError, Problem
+from chatbridge.common.safe_files import replace_text
 from chatbridge.config.merge import load
 from chatbridge.config.origins import MISSING, Origins
 from chatbridge.config.yaml_io import YamlDumper
@@ -51,7 +52,7 @@ class Target:
         if self._read is None or self._read[0] != self.bases:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "bases.yaml"
-                file.write_text(yaml.safe_dump({"base": self.bases}), encoding="utf-8")
+                replace_text(file, yaml.safe_dump({"base": self.bases}))
                 self._read = list(self.bases), load(file)
         return self._read[1]
 
