@@ -132,7 +132,7 @@ def still_needed(text: str, is_training: bool) -> tuple[list[Problem], list[Prob
 
     with tempfile.TemporaryDirectory() as inside:
         file = Path(inside) / "new.yaml"
-        file.write_text(text, encoding="utf-8")
+        replace_text(file, text)
         try:
             if "\nevaluation:" in text or is_training:
                 problems = open_config(Experiment if is_training else Evaluation, file).problems

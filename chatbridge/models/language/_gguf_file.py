@@ -86,7 +86,8 @@ def read_gguf(path: Path, dtype: torch.dtype | str, extra: Mapping[str, Any]) ->
     logging.disable_progress_bar()
     try:
         with quiet_transformers(True):
-            lm, found = AutoModelForCausalLM.from_pretrained(
+            loader: Any = AutoModelForCausalLM  # with output_loading_info it returns a pair
+            lm, found = loader.from_pretrained(
                 str(path.parent), gguf_file=path.name, local_files_only=True, config=deepcopy(settings), dtype=dtype,
                 output_loading_info=True, **_unpacked(header),
             )  # fmt: skip

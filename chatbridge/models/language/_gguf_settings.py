@@ -40,10 +40,10 @@ def known_families() -> list[str]:
 def _newer() -> set[str]:
     """Families that a later transformers reads by another path of its own."""
     try:
-        from transformers.integrations.gguf import GGUF_ARCHS
+        from transformers.integrations.gguf.gguf_conversion_mapping import GGUF_ARCHS
     except ImportError:
         return set()
-    return set(GGUF_ARCHS)
+    return {name for name in GGUF_ARCHS if name is not None}
 
 
 def header_faults(header: GGUFHeader) -> Iterator[str]:
@@ -122,13 +122,13 @@ def settings_of(header: GGUFHeader) -> Any:
     except Exception as error:  # transformers raises many types for values that do not fit
         raise ValueError(f"{header.path}: its settings make no model: {said(error)}") from None
     if hasattr(found, "quantization_config"):
-        del found.quantization_config
+        delattr(found, "quantization_config")
     return found
 
 
 def _plain_settings(header: GGUFHeader) -> dict[str, Any]:
     """The settings by the names of config.json."""
-    from transformers.integrations import GGUF_CONFIG_MAPPING
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     table = GGUF_CONFIG_MAPPING[header.family]
     found = {name: header.of_family(key) for key, name in table.items() if name not in (None, "head_dim")}
