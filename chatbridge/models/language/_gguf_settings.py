@@ -34,7 +34,9 @@ def known_families() -> list[str]:
 
     other = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2"}
     left_out = ("general", "tokenizer", "t5", "umt5", "t5encoder")
-    return sorted({other.get(name, name) for name in GGUF_SUPPORTED_ARCHITECTURES if name not in left_out} | _newer())
+    return sorted(
+        {other.get(name, name) for name in GGUF_SUPPORTED_ARCHITECTURES if name and name not in left_out} | _newer()
+    )
 
 
 def _newer() -> set[str]:
