@@ -34,9 +34,8 @@ def known_families() -> list[str]:
 
     other = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2"}
     left_out = ("general", "tokenizer", "t5", "umt5", "t5encoder")
-    return sorted(
-        {other.get(name, name) for name in GGUF_SUPPORTED_ARCHITECTURES if name and name not in left_out} | _newer()
-    )
+    listed = [str(name) for name in GGUF_SUPPORTED_ARCHITECTURES if name not in left_out]
+    return sorted({other.get(name, name) for name in listed} | _newer())
 
 
 def _newer() -> set[str]:
