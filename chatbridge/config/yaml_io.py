@@ -21,7 +21,7 @@ FLOAT = re.compile(
 TIMESTAMP = "tag:yaml.org,2002:timestamp"
 MOST_VALUES = 100_000  # in a document with its aliases expanded; far above any real configuration
 BASE_60 = re.compile(r"^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$")  # 1:30 is 90 in YAML 1.1
-CARD = re.compile(r"\bCard: (\S+)")  # in the comment at the top of a file
+CARD = re.compile(r"\bCard:\s+(?:#\s*)?(\S+)")  # in the comment at the top of a file, also on its next line
 OCTAL = re.compile(r"^[-+]?0[0-9_]+$")  # 010 is 8 in YAML 1.1 and 10 in YAML 1.2
 
 

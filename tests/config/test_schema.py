@@ -298,9 +298,11 @@ def test_an_absent_file_shows_the_comment_beside_it(tmp_path):
     assert "many" not in str(found["steps"])
 
 
-def test_an_absent_file_shows_the_card_of_its_data(tmp_path):
-    """fails when a data set that is not there is reported without the page that says what to download"""
-    text = "# Two cats.\n# Card: dataset_prep/cards/cats.md\nsteps: x\nweights: /gone/cats.pth    # Card: no.md\n"
+@pytest.mark.parametrize("between", [" ", "\n# "])
+def test_an_absent_file_shows_the_card_of_its_data(between):
+    """fails when a data set that is not there is reported without the page that says what to download, or with a # in
+    place of a page that is named on the next line"""
+    text = f"# Two cats. Card:{between}dataset_prep/cards/cats.md\nsteps: x\nweights: /gone/cats.pth    # Card: no.md\n"
     origins = Origins(parse_yaml(text, "cats.yaml").entries)
     found = problems({**GOOD, "steps": "x", "weights": "/gone/cats.pth"}, origins)
     hint = (found["weights"].hint or "").splitlines()[-1]

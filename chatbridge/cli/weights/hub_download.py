@@ -120,6 +120,6 @@ def _reason(repo: str, revision: str | None, error: Exception) -> str:
         return f"{repo}: the hub has no such model, or it is private: `hf auth login`; check the spelling on {page}"
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return (
-        f"{repo}: cannot be downloaded ({said}); run the same command to resume. Without a network, download {page} "
-        "elsewhere and write the folder into the YAML"
+        f"{repo}: the hub did not answer as expected ({said}); the same command continues once it does, and "
+        f"HF_ENDPOINT names a mirror. Without a network, download {page} elsewhere and write the folder into the YAML"
     )

@@ -142,7 +142,9 @@ def _notes(plan: Plan) -> Iterator[str]:
     if plan.assumed:
         yield "\n".join(["assumed", *(f"  {line}" for line in plan.assumed)])
     if plan.absent:
-        yield "\n".join(["missing before a run can start", *(f"  {line}" for line in plan.absent)])
+        step = "  (`chatbridge weights fetch YAML` brings the weights that have an address)"
+        tail = [step] if any(line.startswith("model.") for line in plan.absent) else []
+        yield "\n".join(["missing before a run can start", *(f"  {line}" for line in plan.absent), *tail])
 
 
 def shape_text(shape: PlannedBatch) -> str:
