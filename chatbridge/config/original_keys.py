@@ -105,7 +105,7 @@ ORIGINAL_KEYS: dict[str, OriginalKey] = {
     "run.batch_size_train": OriginalKey("run.micro_batch"),
     "run.batch_size_eval": OriginalKey("evaluation.tasks.<name>.batch_size"),
     "run.accum_grad_iters": _changed(
-        "run.accumulate", "the loss is the mean over all micro-batches, where it was their sum"
+        "run.accumulate", "the loss is the mean over all micro-batches; MiniGPT-4 and ChatBridge take their sum"
     ),
     "run.num_workers": OriginalKey("data.num_workers"),
     "run.seed": OriginalKey("run.seed"),

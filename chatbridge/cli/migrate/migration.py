@@ -42,6 +42,13 @@ class Migration:
             if isinstance(value, Unresolved):
                 self.no_equal(key, f"it {value.message}; write the value out, or give --options {key}=...")
 
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches of one step of the optimizer. The iterations of the original are micro-batches, whatever key
+        counts them (iters_per_epoch, max_iters, warmup_steps, log_freq); here they are steps of the optimizer."""
+        given = self.original.get("run", "accum_grad_iters")
+        return given if type(given) is int and given > 0 else 1
+
     def has(self, key: str) -> bool:
         """Whether a leaf of this path waits for a rule."""
         return key in self.open

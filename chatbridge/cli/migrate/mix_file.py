@@ -91,7 +91,7 @@ def _entry(m: Migration, at: str, entry: dict[str, Any]) -> str | None:
     if not card:
         _write_source(m, path, task, own)
     m.move(f"{at}.steps", f"{path}.weight")
-    m.move(f"{at}.batch_size", f"{path}.batch")
+    _batch(m, at, f"{path}.batch")
     for key, setting in (("video_sample_num", "frames"), ("audio_sample_num", "clips")):
         if m.has(f"{at}.{key}"):
             there = card.get(setting, 1 if setting == "clips" else 4)
@@ -106,6 +106,16 @@ def _entry(m: Migration, at: str, entry: dict[str, Any]) -> str | None:
     m.not_needed(f"{at}.data_format", "files and folders of frames are recognised")
     m.not_needed(f"{at}.n_workers", "processes read for all sources: data.num_workers")
     return source
+
+
+def _batch(m: Migration, at: str, path: str) -> None:
+    """The batch of an entry over all ranks, of an iteration there and of a step of the optimizer here."""
+    given = m.value(f"{at}.batch_size")
+    if m.accumulate > 1 and isinstance(given, int):
+        note = f"of a step of the optimizer, of {m.accumulate} iterations"
+        m.move(f"{at}.batch_size", path, note, given * m.accumulate)
+    else:
+        m.move(f"{at}.batch_size", path)
 
 
 def _parts(task: str, own: dict[str, Any]) -> tuple[str, str] | None:

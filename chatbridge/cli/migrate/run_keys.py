@@ -110,7 +110,7 @@ def _learning_rate(m: Migration) -> None:
         m.move("run.lr_sched", "run.schedule.kind", note, value=KINDS[kind])
     m.move("run.init_lr", "run.optimizer.lr")
     m.move("run.weight_decay", "run.optimizer.weight_decay")
-    m.move("run.warmup_steps", "run.schedule.warmup_steps")
+    _move_iterations(m, "run.warmup_steps", "run.schedule.warmup_steps")
     _warmup_lr(m)
     m.move("run.min_lr", "run.schedule.min_lr")
     if m.has("run.lr_decay_rate"):
@@ -143,16 +143,21 @@ def _steps(m: Migration) -> None:
     epochs, per_epoch = _number(m, "max_epoch"), _number(m, "iters_per_epoch")
     total, inner = _number(m, "max_iters"), _number(m, "iters_per_inner_epoch")
     if _whole(total):
-        m.move("run.max_iters", "run.max_steps", value=int(total))
+        _move_iterations(m, "run.max_iters", "run.max_steps")
         if _whole(inner):
-            m.move("run.iters_per_inner_epoch", "run.schedule.epoch_steps", value=int(inner))
-            _save_every(m, int(inner))
+            _move_iterations(m, "run.iters_per_inner_epoch", "run.schedule.epoch_steps")
+            _save_every(m, _steps_of(m, inner))
         m.not_needed("run.max_epoch", "run.max_iters counts")
     elif _whole(epochs) and _whole(per_epoch):
-        here = m.set("run.max_steps", int(epochs) * int(per_epoch))
-        m.taken("run.max_epoch", f"{here} (max_epoch x iters_per_epoch)")
-        m.taken("run.iters_per_epoch", f"{here}; {m.set('run.schedule.epoch_steps', int(per_epoch))}")
-        _save_every(m, int(per_epoch))
+        steps = _steps_of(m, per_epoch)
+        here = m.set("run.max_steps", int(epochs) * steps)
+        m.taken("run.max_epoch", f"{here} (max_epoch x {steps} steps of the optimizer)")
+        here = f"{here}; {m.set('run.schedule.epoch_steps', steps)}"
+        if note := _counted(m):
+            m.changed("run.iters_per_epoch", here, note)
+        else:
+            m.taken("run.iters_per_epoch", here)
+        _save_every(m, steps)
     elif _whole(epochs):
         note = "as many conversations as its sources have samples, so often; LAVIS counts passes of its loader"
         m.move("run.max_epoch", "run.max_epochs", note, value=int(epochs))
@@ -163,6 +168,21 @@ def _steps(m: Migration) -> None:
 def _whole(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and 0 < value <= sys.maxsize and value == int(value)
+
+
+def _steps_of(m: Migration, iterations: Any) -> int:
+    """Steps of the optimizer in so many iterations of the original, at least 1."""
+    return max(1, int(iterations) // m.accumulate)
+
+
+def _counted(m: Migration) -> str:
+    return f"in steps of the optimizer, of {m.accumulate} iterations each" if m.accumulate > 1 else ""
+
+
+def _move_iterations(m: Migration, key: str, path: str) -> None:
+    """A number of iterations as one of steps."""
+    given = m.value(key)
+    m.move(key, path, *((_counted(m), _steps_of(m, given)) if _whole(given) else ()))
 
 
 def _save_every(m: Migration, epoch: int) -> None:
@@ -181,9 +201,11 @@ def _training(m: Migration) -> None:
     if m.has("run.accum_grad_iters"):
         if m.value("run.accum_grad_iters") in (1, None):
             m.taken("run.accum_grad_iters", "run.accumulate: 1")
+        elif m.family.is_lavis:
+            m.move("run.accum_grad_iters", "run.accumulate")
         else:
             m.move("run.accum_grad_iters", "run.accumulate", ORIGINAL_KEYS["run.accum_grad_iters"].note)
-    m.move("run.log_freq", "run.log_every")
+    _move_iterations(m, "run.log_freq", "run.log_every")
     for key in (
         "max_len",
         "min_len",

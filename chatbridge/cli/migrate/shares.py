@@ -53,8 +53,9 @@ def _batches(m: Migration, sources: dict[str, list[str]], is_mix: bool) -> None:
     m.target.set("data.mix", "step")
     m.target.set("run.micro_batch", max(sizes.values()))
     for name, size in sizes.items():
-        here = ", ".join(m.set(f"data.sources.{one}.batch", size * m.ranks) for one in sources[name])
-        note = f"over all ranks of a step: {size} x {m.ranks} (--ranks); it divides by ranks x run.accumulate"
+        here = ", ".join(m.set(f"data.sources.{one}.batch", size * m.ranks * m.accumulate) for one in sources[name])
+        parts = f"{size} x {m.ranks} (--ranks)" + (f" x {m.accumulate} (accumulate)" if m.accumulate > 1 else "")
+        note = f"over all ranks of a step: {parts}; it divides by ranks x run.accumulate"
         m.changed(f"datasets.{name}.batch_size", here, note)
 
 

@@ -183,3 +183,25 @@ def test_lavis_questions_keep_their_prompt(migrated: dict[str, Migrated]):
     assert "prompt: 'Question: <QUESTION> Short Answer:'" in migrated["instructblip_questions"].text
     assert rows["run.max_len"].status == rows["run.num_beams"].status == "not needed"
     assert "Question: <QUESTION> Short answer:" in migrated["blip2_vqa"].text and migrated["blip2_vqa"].limits
+
+
+def test_iterations_are_micro_batches_in_the_original_and_steps_of_the_optimizer_here(tmp_path: Path):
+    """fails when a run that accumulates trains on other samples, or its schedule has another length, than the old one:
+    12 epochs of 101 iterations with 2 to a step are 600 steps"""
+    old = json.loads(json.dumps(PUBLIC["minigpt4_stage1"]))
+    own = {"max_epoch": 12, "iters_per_epoch": 101, "warmup_steps": 30, "log_freq": 50, "save_freq": 3}
+    old["run"] |= {"accum_grad_iters": 2, **own}
+    old["datasets"]["cc_sbu"]["batch_size"] = 16
+    result = migrate(write(tmp_path / "old.yaml", old), ranks=4)
+    new = _settings(_written(tmp_path, result))
+    expected = {"max_steps": 600, "schedule.epoch_steps": 50, "schedule.warmup_steps": 15, "log_every": 25,
+                "save_every": 150, "accumulate": 2, "micro_batch": 64}  # fmt: skip
+    assert {key: new[f"run.{key}"] for key in expected} == expected
+    batches = [new[f"data.sources.minigpt4_{name}.batch"] for name in ("laion", "cc_sbu")]
+    assert batches == [64 * 4 * 2, 16 * 4 * 2], "of an optimizer step: samples x ranks x micro-batches"
+    notes = {row.key: row.note for row in result.rows if row.status == "changed"}
+    assert "of 2 iterations each" in notes["run.warmup_steps"] and "take their sum" in notes["run.accum_grad_iters"]
+
+    old["run"] |= {"max_iters": 900, "iters_per_inner_epoch": 300}
+    new = _settings(_written(tmp_path, migrate(write(tmp_path / "old.yaml", old))))
+    assert (new["run.max_steps"], new["run.schedule.epoch_steps"], new["run.save_every"]) == (450, 150, 450)
