@@ -106,6 +106,32 @@ def test_weights_are_the_values_that_the_package_gguf_dequantises(tmp_path):
     assert torch.equal(model.lm.model.layers[1].mlp.down_proj.weight.data, expected)
 
 
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_1", "Q4_K", "Q6_K"])
+def test_blocks_of_every_usual_kind_have_the_values_of_the_package_gguf(tmp_path, monkeypatch, kind):
+    """Fails when a kind is read with other scales. The bytes are random, as the package cannot write k-quants."""
+    import gguf
+
+    expected: dict[float, np.ndarray] = {}
+    bytes_of = np.random.default_rng(0).integers
+
+    def blocks(array: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+        values, size = gguf.GGML_QUANT_SIZES[kind]
+        made = bytes_of(0, 256, (array.size // values, size), np.uint8)
+        scales = slice(-2, None) if kind.name == "Q6_K" else slice(0, 2 if kind.name == "Q8_0" else 4)
+        made[:, scales] = np.full(2, 1e-4, np.float16).view(np.uint8)[: made[:, scales].shape[1]]
+        made = made.reshape(len(array), -1)
+        expected[float(array.flat[0])] = gguf.quants.dequantize(made, kind)
+        return made
+
+    monkeypatch.setattr(gguf.quants, "quantize", blocks)
+    lm = small_model(hidden_size=256, intermediate_size=256, num_attention_heads=16, num_key_value_heads=16)
+    model = loaded(write_gguf(tmp_path / "small.gguf", lm, quantized=kind))
+    own = lm.state_dict()
+    for name, value in model.lm.state_dict().items():
+        if value.ndim == 2 and not name.endswith(("q_proj.weight", "k_proj.weight")):  # whose rows are in another order
+            assert np.array_equal(value.numpy(), expected[float(own[name].flatten()[0])]), name
+
+
 def test_the_scaled_positions_of_llama_3_are_found_in_the_divisors_of_the_file(tmp_path):
     """Fails when the tensor rope_freqs is left out, as transformers' own loader does, or read as another scaling."""
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
