@@ -46,8 +46,8 @@ def blind_choice(rows: Sequence[Prediction]) -> float:
 
 
 def chance(rows: Sequence[Prediction], kind_field: str | None = None, must_name: str = MUST_NAME) -> float:
-    """Accuracy of always giving the most frequent reference of each kind of question; of questions with options at
-    least that of choosing blindly among them, since the text of a right option may occur once only.
+    """Accuracy of always giving the most frequent reference of each kind of question; of a kind with options at least
+    that of choosing blindly among them, since the text of a right option may occur once only.
 
     A kind counts by the number of its rows, and a row counts for each of its references. The references of captions
     are free text, so captions count by the words that they must name: the guess is the most frequent combination.
@@ -55,7 +55,11 @@ def chance(rows: Sequence[Prediction], kind_field: str | None = None, must_name:
     kind_field   field of the annotation with the kind of question; None: all questions are of one kind
     must_name    field of the annotation with the words a caption must name
     """
-    return max(_share(rows, lambda row: (kind_of(row, kind_field),), must_name), blind_choice(rows))
+    kinds: dict[str, list[Prediction]] = {}
+    for row in rows:
+        kinds.setdefault(kind_of(row, kind_field), []).append(row)
+    guesses = (max(_share(one, lambda _: (), must_name), blind_choice(one)) * len(one) for one in kinds.values())
+    return sum(guesses) / len(rows) if rows else 0.0
 
 
 def chance_by_kind(rows: Sequence[Prediction], kind_field: str | None) -> dict[str, float]:

@@ -47,6 +47,9 @@ def test_chance_of_options_whose_texts_occur_once():
     rows = [{**row, **options} for row in rows_of([("", str(number), "") for number in range(10)])]
     assert chance(rows) == 0.25 and chance_by_kind(rows, None) == {}
     assert chance([*rows[:5], *rows_of([("", "x", "")] * 5)]) == 0.5
+    named = [{**row, "details": {KIND: "name"}} for row in rows]
+    both = [*named, *rows_of([("sure", "yes", "")] * len(rows))]
+    assert chance(both, KIND) == pytest.approx((0.25 + 1) / 2), "each kind has the better of its two guesses"
 
 
 def test_chance_compares_as_the_scores_do():
