@@ -8,6 +8,7 @@ import signal
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,17 +163,20 @@ def test_an_index_cut_anywhere_is_refused(tmp_path):
             FeatureIndex(tmp_path)
 
 
-def _endless(folder: Path) -> None:
+def _endless(folder: Path, has_written: Any) -> None:
     for number in range(10**6):
         write(folder, range(10 * number, 10 * number + 10), per_shard=2)
+        has_written.set()
 
 
 def test_processes_write_side_by_side_and_one_is_killed(tmp_path):
     """fails when writers disturb each other, or a kill -9 at any instant leaves an entry with wrong values"""
     for delay_s in (0.05, 0.11):
-        others = [get_context("fork").Process(target=_endless, args=(tmp_path,)) for _ in range(2)]
+        has_written = get_context("fork").Event()
+        others = [get_context("fork").Process(target=_endless, args=(tmp_path, has_written)) for _ in range(2)]
         for process in others:
             process.start()
+        assert has_written.wait(60)  # a busy machine needs longer than the delay for the first entry
         time.sleep(delay_s)
         for process in others:
             os.kill(process.pid, signal.SIGKILL)
