@@ -149,10 +149,13 @@ def _refuse_others(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _checkout(path: Path) -> Path:
-    """The folder above the file that has a package with configs/models; the file's own folder without one."""
+    """The folder above the file that has a package with configs/models; the file's own folder without one.
+
+    A package has an __init__.py: another checkout beside the file, such as one of this project, is none.
+    """
     folder = path.resolve().parent
     for one in [folder, *folder.parents][:PARENTS]:
-        if next(one.glob("*/configs/models"), None) is not None:
+        if any((found.parents[1] / "__init__.py").is_file() for found in one.glob("*/configs/models")):
             return one
     return folder
 

@@ -11,3 +11,4 @@ import pytest
 def own_checkout(tmp_path: Path) -> None:
     """Ends the search for the checkout here; the folders of other tests, above, have configs of their own."""
     (tmp_path / "lavis/configs/models").mkdir(parents=True)
+    (tmp_path / "lavis/__init__.py").touch()

@@ -220,6 +220,8 @@ def write_public(folder: Path) -> dict[str, Path]:
     files = {}
     for name, content in PUBLIC.items():
         files[name] = write(folder / "train_configs" / f"{name}.yaml", content)
+    (folder / "chatbridge").mkdir(exist_ok=True)
+    (folder / "chatbridge/__init__.py").touch()
     write(folder / "chatbridge/configs/models/chatbridge.yaml", {
         "model": {"arch": "chatbridge", "image_size": 224, "drop_path_rate": 0, "use_grad_checkpoint": False,
                   "vit_precision": "fp16", "freeze_vit": True, "freeze_qformer": True, "num_query_token": 32,

@@ -10,6 +10,7 @@ import pytest
 
 from chatbridge.cli.migrate.command import main
 from chatbridge.cli.migrate.convert import Migrated, migrate
+from chatbridge.cli.migrate.families import MODEL_FILES
 from chatbridge.cli.migrate.original import read_original
 from chatbridge.cli.migrate.rows import STATUSES, UNKNOWN, leaves
 from chatbridge.config.merge import load
@@ -205,3 +206,15 @@ def test_iterations_are_micro_batches_in_the_original_and_steps_of_the_optimizer
     old["run"] |= {"max_iters": 900, "iters_per_inner_epoch": 300}
     new = _settings(_written(tmp_path, migrate(write(tmp_path / "old.yaml", old))))
     assert (new["run.max_steps"], new["run.schedule.epoch_steps"], new["run.save_every"]) == (450, 150, 450)
+
+
+def test_only_the_configurations_of_a_package_are_defaults(tmp_path: Path):
+    """Fails when those of an unrelated checkout beside the old file change its values."""
+    old = write(tmp_path / "mine/old.yaml", PUBLIC["minigpt4_stage1"])
+    other = tmp_path / "mine/other"
+    for names in MODEL_FILES.values():
+        for name in names:
+            write(other / "configs/models" / name, {"model": {"end_sym": "@@"}})
+    assert read_original(old).files == []
+    (other / "__init__.py").touch()
+    assert len(read_original(old).files) == 1
