@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from chatbridge.config.merge import load
+from chatbridge.models.hf_folder import split_id
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "configs/models").glob("modern_*.yaml"))
@@ -32,9 +34,22 @@ def model_of(name: str) -> dict[str, Any]:
     return load(ROOT / f"configs/models/{name}.yaml")[0]["model"]
 
 
+def identifier(part: dict[str, Any]) -> str:
+    """owner/name of a part; fails when its revision is not pinned to a commit"""
+    repo, revision = split_id(part["weights"])
+    assert revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
+    return repo
+
+
+def test_every_part_of_the_hub_is_pinned():
+    """fails when a part would change with the newest version of its repository"""
+    parts = [part for name in FILES for part in model_of(name)["encoders"].values()]
+    assert len({identifier(part) for part in parts if part["weights"] != "???"}) == 6
+
+
 def test_every_language_model_has_its_file():
     """fails when a published size is not reached by a file, or a file names a model whose size is not checked"""
-    assert {model_of(name)["language"]["weights"] for name in FILES} == PUBLISHED.keys()
+    assert {identifier(model_of(name)["language"]) for name in FILES} == PUBLISHED.keys()
 
 
 @pytest.mark.parametrize("name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in FILES])
@@ -43,7 +58,7 @@ def test_the_language_model_has_the_published_size(name: str):
     language = model_of(name)["language"]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**language["architecture"]))
-    assert sum(one.numel() for one in model.parameters()) == PUBLISHED[language["weights"]]
+    assert sum(one.numel() for one in model.parameters()) == PUBLISHED[identifier(language)]
 
 
 def test_a_model_with_a_thinking_mode_gets_an_empty_thought():
