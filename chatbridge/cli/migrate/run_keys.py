@@ -182,7 +182,10 @@ def _counted(m: Migration) -> str:
 def _move_iterations(m: Migration, key: str, path: str) -> None:
     """A number of iterations as one of steps."""
     given = m.value(key)
-    m.move(key, path, *((_counted(m), _steps_of(m, given)) if _whole(given) else ()))
+    if _whole(given):
+        m.move(key, path, _counted(m), _steps_of(m, given))
+    else:
+        m.move(key, path)
 
 
 def _save_every(m: Migration, epoch: int) -> None:
