@@ -17,6 +17,9 @@ from chatbridge.common.errors import ConfigError, Problem, nearest
 
 FamilyName = Literal["minigpt4", "minigpt4_llama2", "chatbridge", "blip2_opt", "instructblip"]
 _VICUNA0 = ("minigpt4_vicuna0.yaml", "minigpt4.yaml")
+RUN_ANSWER_KEYS = (  # keys of `run` about how answers are generated
+    "max_len", "min_len", "num_beams", "length_penalty", "repetition_penalty", "prompt", "inference_method",
+)  # fmt: skip
 MODEL_FILES: dict[tuple[str, str], tuple[str, ...]] = {  # (arch, model_type) -> names below <package>/configs/models
     ("minigpt4", "pretrain_vicuna0"): _VICUNA0,
     ("mini_gpt4", "pretrain_vicuna0"): _VICUNA0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from chatbridge.cli.migrate.families import RUN_ANSWER_KEYS
 from chatbridge.cli.migrate.lavis_data import FORM_HINT
 from chatbridge.cli.migrate.migration import Migration
 from chatbridge.common.errors import nearest
@@ -131,15 +132,7 @@ def _answers(m: Migration, tasks: list[str]) -> None:
     for key in ("run.prompt", "model.prompt"):
         if m.has(key):
             _prompt(m, key, tasks)
-    for word in (
-        "max_len",
-        "min_len",
-        "num_beams",
-        "length_penalty",
-        "repetition_penalty",
-        "prompt",
-        "inference_method",
-    ):
+    for word in RUN_ANSWER_KEYS:
         m.not_needed(f"run.{word}", "there are no tasks")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from chatbridge.cli.migrate.families import RUN_ANSWER_KEYS
 from chatbridge.cli.migrate.migration import PLACEHOLDER, Migration
 from chatbridge.config.original_keys import ORIGINAL_KEYS
 from chatbridge.config.origins import MISSING
@@ -209,15 +210,7 @@ def _training(m: Migration) -> None:
         else:
             m.move("run.accum_grad_iters", "run.accumulate", ORIGINAL_KEYS["run.accum_grad_iters"].note)
     _move_iterations(m, "run.log_freq", "run.log_every")
-    for key in (
-        "max_len",
-        "min_len",
-        "num_beams",
-        "length_penalty",
-        "repetition_penalty",
-        "prompt",
-        "inference_method",
-    ):
+    for key in RUN_ANSWER_KEYS:
         m.not_needed(f"run.{key}", "of answers: tasks of a later evaluation have their own settings")
     m.not_needed("run.batch_size_eval", "tasks of a later evaluation have their own batch_size")
     m.not_needed("run.save_freq", "counted in epochs; set run.save_every, in steps")
